@@ -1,0 +1,66 @@
+"""What happened, told to telemetry. Past participles, frozen, no behaviour."""
+
+from __future__ import annotations
+
+from atlatl.model import Execution, Record
+
+
+class Event(Record, frozen=True):
+    at: float
+    """Wall time, Unix seconds."""
+    task_name: str
+
+
+class ExecutionFinished(Event, frozen=True):
+    """An execution ended after admission, whatever its outcome; `execution.outcome` is set."""
+
+    execution: Execution
+    latency_s: float
+    """Acceptance to end (synchronous), attempt start to end (async)."""
+
+
+class CallRefused(Event, frozen=True):
+    """A call was turned away before it became an execution in a queue."""
+
+    execution_id: str
+    outcome: str
+    """`rejected` or `invalid`."""
+    code: str
+
+
+class InstanceStarted(Event, frozen=True):
+    instance_id: str
+    pid: int
+    origin: str
+    init_s: float
+
+
+class InstanceEnded(Event, frozen=True):
+    instance_id: str
+    reason: str
+    expected: bool
+
+
+class StartFailedEvent(Event, frozen=True):
+    reason: str
+
+
+class PoolScaled(Event, frozen=True):
+    direction: str
+    """`up` or `down`."""
+    size: int
+    reason: str
+
+
+class BreakerChanged(Event, frozen=True):
+    old: str
+    new: str
+
+
+class TaskDeployed(Event, frozen=True):
+    version: int
+    created: bool
+
+
+class TaskDeleted(Event, frozen=True):
+    pass

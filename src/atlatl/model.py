@@ -1,0 +1,349 @@
+"""The objects of the domain: Artifact, Task, Instance, Execution, and what moves between them.
+
+All are frozen, or enums. Durations are monotonic seconds, `*_at` fields are wall
+time in Unix seconds, `deadline` is absolute monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from atlatl.errors import AtlatlError, InvalidRequest
+from atlatl.settings import TaskSettings
+
+
+class IllegalTransition(RuntimeError):
+    """A state change that the domain does not know: always a bug."""
+
+
+class ArtifactState(enum.Enum):
+    CREATING = "CREATING"
+    READY = "READY"
+    ERROR = "ERROR"
+    STOPPED = "STOPPED"
+
+
+class TaskState(enum.Enum):
+    INITIALIZING = "INITIALIZING"
+    READY = "READY"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    ERROR = "ERROR"
+
+
+class InstanceState(enum.Enum):
+    CREATING = "CREATING"
+    STARTING = "STARTING"
+    READY = "READY"
+    RUNNING = "RUNNING"
+    BUSY = "BUSY"
+    UNHEALTHY = "UNHEALTHY"
+    DRAINING = "DRAINING"
+    STOPPED = "STOPPED"
+    ERROR = "ERROR"
+
+
+class ExecutionStatus(enum.Enum):
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+
+    @property
+    def terminal(self) -> bool:
+        return self not in (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
+
+
+State = ArtifactState | TaskState | InstanceState | ExecutionStatus
+
+_A, _T, _I, _E = ArtifactState, TaskState, InstanceState, ExecutionStatus
+_INSTANCE_ENDS = {_I.UNHEALTHY, _I.DRAINING, _I.ERROR}
+
+_LEGAL: dict[State, set[State]] = {
+    _A.CREATING: {_A.READY, _A.ERROR},
+    _A.READY: {_A.STOPPED},
+    _T.INITIALIZING: {_T.READY, _T.ERROR},
+    _T.READY: {_T.RUNNING, _T.PAUSED, _T.STOPPING},
+    _T.RUNNING: {_T.READY, _T.PAUSED, _T.STOPPING, _T.ERROR},
+    _T.PAUSED: {_T.READY, _T.STOPPING},
+    _T.ERROR: {_T.READY, _T.STOPPING},
+    _T.STOPPING: {_T.STOPPED},
+    _I.CREATING: {_I.STARTING, _I.ERROR},
+    _I.STARTING: {_I.READY, _I.ERROR},
+    _I.READY: {_I.RUNNING, *_INSTANCE_ENDS},
+    _I.RUNNING: {_I.READY, _I.BUSY, *_INSTANCE_ENDS},
+    _I.BUSY: {_I.RUNNING, _I.READY, *_INSTANCE_ENDS},
+    _I.UNHEALTHY: {_I.READY, _I.DRAINING, _I.ERROR},
+    _I.DRAINING: {_I.STOPPED, _I.ERROR},
+    _I.ERROR: {_I.STOPPED},
+    _E.PENDING: {_E.RUNNING, _E.CANCELLED, _E.TIMEOUT, _E.FAILED},
+    _E.RUNNING: {_E.COMPLETED, _E.FAILED, _E.CANCELLED, _E.TIMEOUT, _E.PENDING},
+}
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    state: frozenset(_LEGAL.get(state, ())) for states in (_A, _T, _I, _E) for state in states
+}
+"""From each state to those that may follow it; a state without any is an end."""
+
+
+def check_transition(old: State, new: State) -> None:
+    """Raises IllegalTransition unless `old` to `new` is one of the domain's transitions."""
+    if new not in TRANSITIONS[old]:
+        raise IllegalTransition(f"{type(old).__name__} cannot go from {old.value} to {new.value}")
+
+
+class Mode(enum.Enum):
+    SYNC = "SYNC"
+    ASYNC = "ASYNC"
+    STREAM = "STREAM"
+
+
+class OutcomeKind(enum.Enum):
+    """How an execution is counted."""
+
+    SUCCESS = "success"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    CRASHED = "crashed"
+    INVALID = "invalid"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the frozen structures below."""
+
+
+class Artifact(Record, frozen=True):
+    artifact_id: str
+    version: str
+    checksum: str
+    """Hex SHA-256 of the bytes; the key of the stored content."""
+    filename: str
+    """Names the kind by its ending: `.py` is one file, `.zip` a packed directory."""
+    size_bytes: int
+    artifact_type: str = "process"
+    location: str = ""
+    labels: dict[str, str] = {}
+    created_at: float = 0.0
+
+
+class Parameter(Record, frozen=True):
+    """One parameter of a handler, as read once at deploy."""
+
+    name: str
+    required: bool
+    annotation: str = ""
+    """One of int, float, str, bool, bytes, list, dict; empty when unchecked."""
+    optional: bool = False
+    """Whether None is allowed besides the annotation."""
+    positional_only: bool = False
+
+
+class Shape(Record, frozen=True):
+    """How one function of an artifact wants to be called."""
+
+    function: str
+    kind: str
+    """`parameters`, `event` or `request`."""
+    parameters: tuple[Parameter, ...] = ()
+    accepts_any: bool = False
+    """Has `**kwargs`, so unknown names are no error."""
+    wants_context: bool = False
+    is_async: bool = False
+    streams: bool = False
+
+
+class Task(Record, frozen=True):
+    task_id: str
+    name: str
+    version: int
+    artifact: Artifact
+    handler: str
+    """`file:function`, resolved."""
+    overrides: dict[str, Any]
+    """The settings as given at deploy."""
+    settings: TaskSettings
+    """The overrides on top of the service's defaults."""
+    shapes: dict[str, Shape]
+    """By function name: every function that a call may name."""
+    created_by_call: bool = False
+    """Created by InvokeFunction rather than deployed: may be forgotten when idle."""
+    created_at: float = 0.0
+    updated_at: float = 0.0
+
+    @property
+    def function(self) -> str:
+        """Name of the function that is called when a call names none."""
+        return self.handler.rpartition(":")[2]
+
+
+class Arguments(Record, frozen=True):
+    """Named arguments, as Python values that JSON (and bytes) can hold."""
+
+    values: dict[str, Any]
+
+
+class Event(Record, frozen=True):
+    """One decoded value that is not a set of named arguments."""
+
+    value: Any
+
+
+class HttpRequest(Record, frozen=True):
+    """A whole HTTP request. `path` is the part after the task's name and begins with `/`."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        """Media type in lower case without parameters; empty when not stated."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+Payload = Arguments | Event | HttpRequest
+
+
+class Encoded(Record, frozen=True):
+    """A payload checked against the function's shape, in the form that travels to an instance."""
+
+    kind: str
+    """How the instance reads `body`; see `atlatl_worker.binding`."""
+    body: bytes
+    meta: dict[str, Any] = {}
+    """Goes into the frame's metadata: method, path, query, headers, names of base64 values."""
+
+
+class Call(Record, frozen=True):
+    """One invocation as the fronts hand it in; from here on nobody knows which door was used."""
+
+    execution_id: str
+    task_name: str
+    payload: Payload
+    function: str = ""
+    """Empty is the task's own handler."""
+    mode: Mode = Mode.SYNC
+    timeout_ms: int = 0
+    """0 is the task's own limit."""
+    max_retries: int | None = None
+    """None is the task's own setting."""
+    priority: int | None = None
+    """0 (most urgent) to 7; None is the task's own setting."""
+    force_new_instance: bool = False
+    id_given: bool = False
+    """The caller chose the execution id, so it is an idempotency key."""
+    headers: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    traceparent: str = ""
+    tracestate: str = ""
+    metadata: dict[str, str] = {}
+
+
+class Result(Record, frozen=True):
+    """What a function returned."""
+
+    kind: str
+    """`json`, `text`, `bytes`, or `response` with its own status and headers."""
+    body: bytes
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def content_type(self) -> str:
+        if self.kind == "response":
+            named = {name.lower(): value for name, value in self.headers}
+            return named.get("content-type", "application/octet-stream")
+        return {
+            "json": "application/json",
+            "text": "text/plain; charset=utf-8",
+            "bytes": "application/octet-stream",
+        }[self.kind]
+
+
+class Outcome(Record, frozen=True):
+    """How an attempt, or a whole execution, ended."""
+
+    kind: OutcomeKind
+    result: Result | None = None
+    error: AtlatlError | None = None
+    output: bytes = b""
+    """What the call printed and logged, cut at `confinement.output_bytes`."""
+    instance_id: str = ""
+    run_s: float = 0.0
+    """The run alone, without waiting."""
+    memory_bytes: int = 0
+    cold: bool = False
+
+    @property
+    def status(self) -> ExecutionStatus:
+        if self.kind is OutcomeKind.SUCCESS:
+            return ExecutionStatus.COMPLETED
+        if self.kind is OutcomeKind.TIMEOUT:
+            return ExecutionStatus.TIMEOUT
+        if self.kind is OutcomeKind.CANCELLED:
+            return ExecutionStatus.CANCELLED
+        return ExecutionStatus.FAILED
+
+
+def failed(error: AtlatlError, **facts: Any) -> Outcome:
+    """The outcome that `error` stands for."""
+    return Outcome(kind=OutcomeKind(error.outcome), error=error, **facts)
+
+
+class Execution(Record, frozen=True):
+    """The record of one call, as it stands now."""
+
+    execution_id: str
+    task_id: str
+    task_name: str
+    function_name: str
+    mode: Mode
+    status: ExecutionStatus
+    attempt: int = 1
+    queued_at: float = 0.0
+    started_at: float | None = None
+    completed_at: float | None = None
+    queue_s: float = 0.0
+    """Time from acceptance until it began, all waiting included."""
+    outcome: Outcome | None = None
+    instance_id: str = ""
+    version: int = 0
+    cold_start: bool = False
+    trace_id: str = ""
+    metadata: dict[str, str] = {}
+
+
+def check_task_name(name: str) -> str:
+    """The name in NFC; raises InvalidRequest unless it is 1 to 128 printable characters, no `/`."""
+    name = unicodedata.normalize("NFC", name)
+    if not 1 <= len(name) <= 128:
+        raise InvalidRequest(f"a task name has 1 to 128 characters, this one has {len(name)}")
+    if not name.isprintable() or "/" in name:
+        raise InvalidRequest(
+            f"task name {name!r} is refused: only printable characters and no `/` are allowed"
+        )
+    return name
+
+
+def check_execution_id(execution_id: str) -> str:
+    """The id itself; raises InvalidRequest unless it is 1 to 128 visible ASCII characters."""
+    if not 1 <= len(execution_id) <= 128 or not all("!" <= c <= "~" for c in execution_id):
+        raise InvalidRequest(
+            "an execution id has 1 to 128 visible ASCII characters (no spaces), got "
+            f"{execution_id[:140]!r}"
+        )
+    return execution_id

@@ -1,0 +1,445 @@
+"""The service's settings: one frozen typed tree, parsed once.
+
+The same paths are used in `atlatl.toml`, in `ATLATL__GROUP__NAME` environment
+variables and, for the groups that a task may override, in the `settings` of a
+task. Unknown keys are refused with their path. Reading files and variables is
+`app.py`'s; this module only turns mappings into a checked tree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from atlatl.errors import SettingInvalid
+
+
+class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A named group of settings."""
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+def _non_negative(group: Group, *names: str) -> None:
+    for name in names:
+        value = getattr(group, name)
+        _require(
+            not math.isnan(value) and value >= 0, f"`{name}` must be 0 or more, it is {value!r}"
+        )
+
+
+def _positive(group: Group, *names: str) -> None:
+    for name in names:
+        value = getattr(group, name)
+        _require(not math.isnan(value) and value > 0, f"`{name}` must be above 0, it is {value!r}")
+
+
+def _port(group: Group, name: str) -> None:
+    value = getattr(group, name)
+    _require(0 <= value <= 65535, f"`{name}` must be from 0 to 65535, it is {value!r}")
+
+
+class HttpSettings(Group, frozen=True):
+    host: str = "127.0.0.1"
+    port: int = 8081
+    """0 lets the system choose."""
+    max_body_bytes: int = 33_554_432
+    header_timeout_s: float = 10.0
+    """Longest time for the head of a request to arrive."""
+    idle_timeout_s: float = 75.0
+    """A kept-alive connection without a request is closed after this."""
+
+    def __post_init__(self) -> None:
+        _port(self, "port")
+        _positive(self, "max_body_bytes", "header_timeout_s", "idle_timeout_s")
+
+
+class GrpcSettings(Group, frozen=True):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 50052
+    """0 lets the system choose."""
+    max_message_bytes: int = 67_108_864
+
+    def __post_init__(self) -> None:
+        _port(self, "port")
+        _positive(self, "max_message_bytes")
+
+
+class LimitSettings(Group, frozen=True):
+    max_concurrent_executions: int = 1000
+    max_queued_executions: int = 1000
+    max_artifacts: int = 100
+    """Bounds only what InvokeFunction calls create."""
+    max_tasks_per_artifact: int = 10
+    """Bounds only what InvokeFunction calls create."""
+    max_instances_per_task: int = 50
+    max_deployed_tasks: int = 10_000
+    instance_creation_timeout_ms: int = 30_000
+    artifact_idle_timeout_ms: int = 300_000
+    """Of artifacts that a call created; 0 keeps them."""
+    task_idle_timeout_ms: int = 180_000
+    """Of tasks that a call created; 0 keeps them."""
+    max_inflight_bytes: int = 268_435_456
+    memory_budget_bytes: int = 0
+    """All instances together; 0 is half of the smaller of RAM and the cgroup's limit."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            self,
+            "max_concurrent_executions",
+            "max_artifacts",
+            "max_tasks_per_artifact",
+            "max_instances_per_task",
+            "max_deployed_tasks",
+            "instance_creation_timeout_ms",
+            "max_inflight_bytes",
+        )
+        _non_negative(
+            self,
+            "max_queued_executions",
+            "artifact_idle_timeout_ms",
+            "task_idle_timeout_ms",
+            "memory_budget_bytes",
+        )
+
+
+class ArtifactSettings(Group, frozen=True):
+    allowed_dirs: tuple[str, ...] = ()
+    """Directories below which InvokeFunction may name a local path as location."""
+    max_bytes: int = 268_435_456
+    """Of an archive, and of what it unpacks to."""
+    max_files: int = 20_000
+    install_timeout_s: float = 300.0
+    """Longest time that installing a `requirements.txt` may take."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_bytes", "max_files", "install_timeout_s")
+
+
+class PoolSettings(Group, frozen=True):
+    min_size: int = 0
+    max_size: int = 16
+    max_concurrent_requests: int = 1
+    """Executions in flight per instance."""
+    max_waiting: int = 1000
+    max_wait_s: float = 0.0
+    """Longest wait for an instance; 0 is until the deadline."""
+    idle_timeout_s: float = 300.0
+    max_uses: int = 0
+    """Executions after which an instance retires; 0 is no limit."""
+    max_age_s: float = 0.0
+    """Age at which an instance retires; 0 is no limit."""
+    max_memory_bytes: int = 0
+    """PSS at which an instance retires; 0 is no limit."""
+    health_check_interval_s: float = 15.0
+    health_check_timeout_s: float = 5.0
+    health_check_failures: int = 3
+    health_check_successes: int = 1
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.min_size <= self.max_size,
+            f"`min_size` must be from 0 to `max_size` ({self.max_size}), it is {self.min_size}",
+        )
+        _positive(
+            self,
+            "max_size",
+            "max_concurrent_requests",
+            "idle_timeout_s",
+            "health_check_interval_s",
+            "health_check_timeout_s",
+            "health_check_failures",
+            "health_check_successes",
+        )
+        _non_negative(
+            self, "max_waiting", "max_wait_s", "max_uses", "max_age_s", "max_memory_bytes"
+        )
+
+
+class ScalingSettings(Group, frozen=True):
+    policy: Literal["threshold", "target_concurrency"] = "threshold"
+    scale_up_threshold: float = 0.8
+    """Usage above which the pool grows: (in use + waiting) / capacity."""
+    scale_down_threshold: float = 0.3
+    scale_interval_s: float = 10.0
+    scale_up_cooldown_s: float = 0.0
+    """Since the last step in either direction."""
+    scale_down_cooldown_s: float = 60.0
+    """Since the last step in either direction."""
+    stable_window_s: float = 60.0
+    """Of `target_concurrency`, as are the three below."""
+    panic_window_s: float = 6.0
+    panic_threshold: float = 2.0
+    target_utilization: float = 0.7
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.scale_down_threshold < self.scale_up_threshold <= 1,
+            "thresholds must satisfy 0 <= scale_down_threshold < scale_up_threshold <= 1, "
+            f"they are {self.scale_down_threshold!r} and {self.scale_up_threshold!r}",
+        )
+        _positive(
+            self,
+            "scale_interval_s",
+            "stable_window_s",
+            "panic_window_s",
+            "panic_threshold",
+            "target_utilization",
+        )
+        _non_negative(self, "scale_up_cooldown_s", "scale_down_cooldown_s")
+        _require(self.target_utilization <= 1, "`target_utilization` must be at most 1")
+        _require(
+            self.panic_window_s <= self.stable_window_s,
+            "`panic_window_s` must be at most `stable_window_s`",
+        )
+
+
+SchedulingPolicyName = Literal[
+    "round_robin",
+    "least_connections",
+    "least_response_time",
+    "weighted_round_robin",
+    "resource_based",
+    "random",
+    "power_of_two",
+    "most_recently_used",
+]
+
+
+class SchedulerSettings(Group, frozen=True):
+    policy: SchedulingPolicyName = "round_robin"
+
+
+class CircuitBreakerSettings(Group, frozen=True):
+    """Settings of a circuit breaker; 0 for a threshold or the timeout is the default."""
+
+    enabled: bool = True
+    failure_threshold: int = 5
+    """Consecutive failures that open it."""
+    success_threshold: int = 3
+    """Successful probes that close it."""
+    timeout_s: float = 30.0
+    """Open time before probes are admitted."""
+    half_open_max_calls: int = 1
+    """Probes in flight at once."""
+    probe_timeout_s: float = 30.0
+    """A probe that has not reported by then counts as failed."""
+    failure_rate_threshold: float | None = None
+    """Share of failures in the window that opens it, above 0 to 1; None is off."""
+    slow_call_rate_threshold: float | None = None
+    """Share of slow calls in the window that opens it, above 0 to 1; None is off."""
+    slow_call_duration_s: float = 60.0
+    window_s: float = 60.0
+    minimum_calls: int = 100
+    """Calls in the window below which the rates do not open it."""
+    max_timeout_s: float | None = None
+    """The open time doubles with each reopening up to this; None is `timeout_s`: no growth."""
+    jitter_ratio: float = 0.0
+    """The open time varies by up to this share of itself, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        defaults = {
+            "failure_threshold": 5,
+            "success_threshold": 3,
+            "timeout_s": 30.0,
+            "half_open_max_calls": 1,
+            "probe_timeout_s": 30.0,
+            "slow_call_duration_s": 60.0,
+            "window_s": 60.0,
+            "minimum_calls": 100,
+        }
+        _non_negative(self, *defaults)
+        for name, default in defaults.items():
+            if getattr(self, name) == 0:
+                msgspec.structs.force_setattr(self, name, default)
+        for name in ("failure_rate_threshold", "slow_call_rate_threshold"):
+            rate = getattr(self, name)
+            _require(
+                rate is None or 0 < rate <= 1,
+                f"`{name}` must be above 0 and at most 1, it is {rate!r}",
+            )
+        _require(0 <= self.jitter_ratio <= 1, "`jitter_ratio` must be from 0 to 1")
+        _require(
+            self.max_timeout_s is None or self.max_timeout_s >= self.timeout_s,
+            "`max_timeout_s` must be at least `timeout_s`",
+        )
+
+
+class RetrySettings(Group, frozen=True):
+    max_retries: int = 0
+    initial_backoff_s: float = 0.1
+    multiplier: float = 2.0
+    max_backoff_s: float = 10.0
+    jitter_ratio: float = 0.1
+    budget_ratio: float = 0.2
+    """Retries may be at most this share of a task's calls."""
+
+    def __post_init__(self) -> None:
+        _non_negative(self, "max_retries", "initial_backoff_s", "max_backoff_s", "jitter_ratio")
+        _require(self.multiplier >= 1, "`multiplier` must be at least 1")
+        _require(0 <= self.jitter_ratio <= 1, "`jitter_ratio` must be from 0 to 1")
+        _require(0 <= self.budget_ratio <= 1, "`budget_ratio` must be from 0 to 1")
+
+
+class ConfinementSettings(Group, frozen=True):
+    output_bytes: int = 1_048_576
+    """Of what a call prints, kept with its execution."""
+    response_bytes: int = 33_554_432
+    """Largest result of a call, and largest chunk of a stream."""
+
+    def __post_init__(self) -> None:
+        _non_negative(self, "output_bytes")
+        _positive(self, "response_bytes")
+
+
+class BlankPoolSettings(Group, frozen=True):
+    """The shared stock of instances that have no task yet."""
+
+    min_size: int = 2
+    max_size: int = 16
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.min_size <= self.max_size,
+            f"`min_size` must be from 0 to `max_size` ({self.max_size}), it is {self.min_size}",
+        )
+        _positive(self, "max_size")
+
+
+class RecordSettings(Group, frozen=True):
+    recent_executions: int = 10_000
+    """Executions remembered, the newest ones."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "recent_executions")
+
+
+class DrainSettings(Group, frozen=True):
+    timeout_s: float = 30.0
+    """Longest time that started calls may go on after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        _non_negative(self, "timeout_s")
+
+
+class AuthSettings(Group, frozen=True):
+    required: bool | Literal["auto"] = "auto"
+    """`auto`: on loopback only management needs a token, elsewhere everything does."""
+
+
+class TaskOptions(Group, frozen=True):
+    """The members of the group `task`."""
+
+    handler: str = ""
+    """`file:function`; empty is `main` of the only file, or of `main.py` or `app.py`."""
+    runtime: str = "process"
+    description: str = ""
+    labels: dict[str, str] = {}
+    env: dict[str, str] = {}
+    timeout_ms: int = 30_000
+    max_timeout_ms: int = 900_000
+    cancel_grace_s: float = 1.0
+    """Time that a cancelled coroutine has to end before its instance is drained and killed."""
+    priority: int = 3
+    """0 is the most urgent, 7 the least."""
+    rate_limit_per_s: float = 0.0
+    """Calls a second; 0 is no limit."""
+    weight: float = 1.0
+    """Share between tasks when the service is at its execution limit."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "timeout_ms", "max_timeout_ms", "weight")
+        _require(
+            self.timeout_ms <= self.max_timeout_ms,
+            f"`timeout_ms` ({self.timeout_ms}) must be at most `max_timeout_ms` "
+            f"({self.max_timeout_ms})",
+        )
+        _non_negative(self, "cancel_grace_s", "rate_limit_per_s")
+        _require(0 <= self.priority <= 7, "`priority` must be from 0 to 7")
+
+
+class TaskSettings(TaskOptions, frozen=True):
+    """All settings of one task: the members of `task` at the top, the other groups by name."""
+
+    pool: PoolSettings = PoolSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    breaker: CircuitBreakerSettings = CircuitBreakerSettings()
+    retry: RetrySettings = RetrySettings()
+    confinement: ConfinementSettings = ConfinementSettings()
+
+
+class Settings(Group, frozen=True):
+    """All settings of a service."""
+
+    data_dir: str = ""
+    """Empty is the platform's user data directory."""
+    http: HttpSettings = HttpSettings()
+    grpc: GrpcSettings = GrpcSettings()
+    limits: LimitSettings = LimitSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    task: TaskOptions = TaskOptions()
+    pool: PoolSettings = PoolSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    breaker: CircuitBreakerSettings = CircuitBreakerSettings()
+    retry: RetrySettings = RetrySettings()
+    confinement: ConfinementSettings = ConfinementSettings()
+    blank_pool: BlankPoolSettings = BlankPoolSettings()
+    records: RecordSettings = RecordSettings()
+    drain: DrainSettings = DrainSettings()
+    auth: AuthSettings = AuthSettings()
+
+
+TASK_GROUPS = ("pool", "scaling", "scheduler", "breaker", "retry", "confinement")
+"""Groups that a task may override under their own name."""
+
+S = TypeVar("S", bound=Group)
+
+
+def parse(kind: type[S], tree: Mapping[str, Any]) -> S:
+    """Turns a mapping into settings of `kind`.
+
+    Raises:
+        SettingInvalid: a key is unknown or a value is wrong; the message has the path.
+    """
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        raise SettingInvalid(f"setting refused: {error}") from None
+
+
+def task_settings(defaults: Settings, overrides: Mapping[str, Any]) -> TaskSettings:
+    """The full settings of a task: the service's defaults with the task's own on top.
+
+    Args:
+        defaults: the service's settings.
+        overrides: the `settings` of a deploy, for example
+            `{"timeout_ms": 5000, "pool": {"max_size": 4}}`.
+
+    Raises:
+        SettingInvalid: a key is unknown, a value is wrong, or two do not fit together.
+    """
+    tree: dict[str, Any] = msgspec.to_builtins(defaults.task)
+    for name in TASK_GROUPS:
+        tree[name] = msgspec.to_builtins(getattr(defaults, name))
+    return parse(TaskSettings, merge(tree, overrides))
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the members of `top` laid over it; groups merge, all else is replaced."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        if key not in ("labels", "env") and isinstance(below, dict) and isinstance(value, Mapping):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
