@@ -1,0 +1,161 @@
+"""Names the concrete classes and joins them: what `atlatl.FunctionService(settings)` embeds.
+
+Real clocks, real chance and real ids are named here and in `app.py`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import platformdirs
+from msgspec.structs import replace
+
+from atlatl import service
+from atlatl.core.admission import ByteBudget, Gate
+from atlatl.core.breaker import CircuitState
+from atlatl.engine.artifacts import ArtifactShelf
+from atlatl.engine.autoscaler import Autoscaler
+from atlatl.engine.breaker import Breakers
+from atlatl.engine.catalogue import Catalogue
+from atlatl.engine.deployer import Deployer
+from atlatl.engine.executions import Executions
+from atlatl.engine.manager import TaskExecutionManager
+from atlatl.engine.pool import InstancePool
+from atlatl.engine.registry import Registry
+from atlatl.events import BreakerChanged
+from atlatl.model import Task
+from atlatl.ports import InstanceChannel, Telemetry
+from atlatl.reports import Reports
+from atlatl.runtimes.machine import memory_budget_bytes
+from atlatl.runtimes.manager import RuntimeManager
+from atlatl.runtimes.process import ProcessRuntime
+from atlatl.settings import Settings
+from atlatl.stores.sqlite import SqliteStore
+from atlatl.telemetry.fanout import Fanout
+from atlatl.telemetry.metrics import Metrics
+
+
+class FunctionService(service.FunctionService):
+    """A function service to embed, or to put fronts on.
+
+    ```python
+    async with FunctionService(Settings(data_dir="data")) as service:
+        await service.deploy("hello", "hello.py")
+        value = await service.invoke("hello", {"name": "Ada"})
+    ```
+
+    Args:
+        settings: an empty `data_dir` is the platform's directory for user data.
+        listeners: told of everything that happens, besides the metrics.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, listeners: Sequence[Telemetry] = ()
+    ) -> None:
+        super().__init__(build(settings or Settings(), listeners))
+
+
+def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Parts:
+    """All parts of a service, joined and not yet started."""
+    settings = _with_data_dir(settings)
+    clock, wall, dice = time.monotonic, time.time, random.Random()
+    data_dir = Path(settings.data_dir)
+    budget = settings.limits.memory_budget_bytes or memory_budget_bytes()
+    metrics = Metrics(clock)
+    telemetry = Fanout([metrics, *listeners])
+
+    def breaker_changed(name: str, old: CircuitState, new: CircuitState) -> None:
+        telemetry.emit(BreakerChanged(at=wall(), task_name=name, old=str(old), new=str(new)))
+
+    breakers = Breakers(clock=clock, chance=dice.random, on_change=breaker_changed)
+    registry, catalogue = Registry(), Catalogue()
+    executions = Executions(settings.records.recent_executions)
+    gate = Gate(settings.limits.max_concurrent_executions, settings.limits.max_queued_executions)
+    store = SqliteStore(data_dir, settings)
+    shelf = ArtifactShelf(data_dir, settings, store)
+    runtimes = RuntimeManager()
+    runtimes.register("process", ProcessRuntime(settings, clock, new_id))
+    autoscaler = Autoscaler(clock=clock, memory_budget_bytes=budget)
+    manager = TaskExecutionManager(
+        registry,
+        ByteBudget(settings.limits.max_inflight_bytes),
+        executions,
+        telemetry,
+        clock=clock,
+        wall=wall,
+        chance=dice.random,
+    )
+
+    def make_pool(task: Task, start: Callable[[], Awaitable[InstanceChannel]]) -> InstancePool:
+        return InstancePool(
+            task.name,
+            start,
+            pool=task.settings.pool,
+            scaling=task.settings.scaling,
+            scheduler=task.settings.scheduler,
+            version=task.version,
+            gate=gate,
+            weight=task.settings.weight,
+            may_start=autoscaler.may_start,
+            clock=clock,
+            wall_clock=wall,
+            on_event=telemetry.emit,
+            chance=dice.randrange,
+        )
+
+    deployer = Deployer(
+        settings,
+        registry,
+        catalogue,
+        shelf,
+        store,
+        runtimes,
+        manager,
+        breakers,
+        autoscaler,
+        telemetry,
+        make_pool=make_pool,
+        clock=clock,
+        wall=wall,
+        new_id=new_id,
+    )
+    reports = Reports(
+        settings,
+        registry,
+        catalogue,
+        manager,
+        gate,
+        breakers,
+        metrics,
+        runtimes,
+        clock=clock,
+        cpu_clock=time.process_time,
+        memory_budget_bytes=budget,
+    )
+    return service.Parts(
+        settings=settings,
+        registry=registry,
+        executions=executions,
+        manager=manager,
+        deployer=deployer,
+        shelf=shelf,
+        store=store,
+        runtimes=runtimes,
+        autoscaler=autoscaler,
+        reports=reports,
+        new_id=new_id,
+    )
+
+
+def new_id() -> str:
+    """A random UUID (version 4): an id that nobody has used and nobody can guess."""
+    return str(uuid.uuid4())
+
+
+def _with_data_dir(settings: Settings) -> Settings:
+    chosen = settings.data_dir or platformdirs.user_data_dir("atlatl", appauthor=False)
+    return replace(settings, data_dir=str(Path(chosen).expanduser().absolute()))

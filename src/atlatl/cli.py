@@ -1,0 +1,331 @@
+"""The command line. Every command but `serve` is a client of the HTTP API."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from atlatl.console import (
+    FAILED,
+    WRONG_USAGE,
+    connected,
+    fail,
+    failing_in_words,
+    show,
+    table,
+    write_item,
+)
+
+app = typer.Typer(
+    name="atlatl",
+    help="A self-hosted function service.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Url = Annotated[str, typer.Option("--url", help="Address of the service; else ATLATL_URL.")]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the token; else ATLATL_TOKEN.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="Name of the task.")]
+Id = Annotated[str, typer.Argument(help="Execution id.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Settings; else atlatl.toml.")] = None,
+    host: Annotated[str, typer.Option(help="Address of the HTTP front.")] = "",
+    port: Annotated[int | None, typer.Option(help="Of HTTP; 0 chooses one.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Of gRPC; 0 chooses one.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    functions: Annotated[
+        Path | None, typer.Option(help="Directory whose functions are deployed at start.")
+    ] = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    from atlatl.configuration import load_settings
+
+    flags = {
+        "http": {"host": host or None, "port": port},
+        "grpc": {"port": grpc_port},
+        "data_dir": str(data_dir) if data_dir is not None else None,
+    }
+    with failing_in_words():
+        settings = load_settings(config, os.environ, _given(flags))
+        # Imported late: the other commands start without the server's libraries.
+        from atlatl.app import serve as serve_app
+
+        raise typer.Exit(serve_app(settings, functions=functions))
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; groups without any are left out."""
+    found = {k: _given(v) if isinstance(v, dict) else v for k, v in flags.items()}
+    return {k: v for k, v in found.items() if v not in (None, {})}
+
+
+@app.command()
+def deploy(
+    path: Annotated[Path, typer.Argument(help="A .py file, a directory, or a .zip.")],
+    name: Annotated[str, typer.Option(help="Of the task; else the file's, without .py.")] = "",
+    handler: Annotated[str, typer.Option(help="`file:function`.")] = "",
+    settings: Annotated[str, typer.Option(help="A .json or .toml file, or a JSON object.")] = "",
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """Deploy a function, or change one."""
+    from atlatl.engine.sources import from_path
+    from atlatl.settings import ArtifactSettings
+
+    wanted = _settings(settings)
+    if handler:
+        wanted["handler"] = handler
+    if env:
+        wanted["env"] = {**wanted.get("env", {}), **dict(map(_assignment, env))}
+    with connected(url, token_file) as client:
+        source = from_path(path, ArtifactSettings())
+        row = client.deploy(
+            name or path.resolve().stem, source.content, filename=source.filename, settings=wanted
+        )
+    done = "deployed" if row["changed"] else "unchanged"
+    show(row, as_json=as_json, text=f"{done} {row['task_name']} (version {row['version']})")
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Settings of a task, from a file or from the text itself."""
+    from tomllib import TOMLDecodeError, loads
+
+    if not text:
+        return {}
+    try:
+        if text.lstrip().startswith("{"):
+            return msgspec.json.decode(text, type=dict[str, Any])
+        content = Path(text).read_text(encoding="utf-8")
+        return (
+            loads(content)
+            if text.endswith(".toml")
+            else msgspec.json.decode(content, type=dict[str, Any])
+        )
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError, TOMLDecodeError) as error:
+        raise typer.BadParameter(f"--settings {text[:80]!r}: {error}") from None
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise typer.BadParameter(f"--env {text!r} is not like NAME=VALUE")
+    return name, value
+
+
+@app.command()
+def invoke(
+    name: Name,
+    data: Annotated[str, typer.Option(help="JSON or text; @FILE or - (stdin) for more.")] = "",
+    timeout: Annotated[float, typer.Option(help="Time limit in seconds.", min=0)] = 0,
+    later: Annotated[bool, typer.Option("--async", help="Only hand the call in.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print items as they come.")] = False,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """Call a function and print what it returns."""
+    value = _value(data)
+    limit: dict[str, Any] = {"timeout_ms": max(1, round(timeout * 1000))} if timeout else {}
+    with connected(url, token_file) as client:
+        if later:
+            row = client.submit(name, value, **limit)
+            show(row, as_json=as_json, text=row["execution_id"])
+            return
+        if stream:
+            for item in client.stream(name, value, **limit):
+                write_item(item)
+            return
+        answer = client.call(name, value, **limit)
+    if as_json:
+        show(msgspec.structs.asdict(answer), as_json=True)
+    else:
+        write_item(answer.value)
+    if answer.status >= 400:
+        fail(f"function {name!r} answered with status {answer.status}", FAILED)
+
+
+def _value(data: str) -> Any:
+    """The argument of a call: JSON if it is JSON, else text, else bytes."""
+    if not data:
+        return None
+    content = data.encode()
+    if data == "-":
+        content = sys.stdin.buffer.read()
+    elif data.startswith("@"):
+        try:
+            content = Path(data[1:]).read_bytes()
+        except OSError as error:
+            raise typer.BadParameter(f"--data {data}: {error.strerror}") from None
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content
+
+
+@app.command()
+def tasks(
+    prefix: Annotated[str, typer.Option(help="Only names that begin with it.")] = "",
+    limit: Limit = 100,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """List what is deployed."""
+    with connected(url, token_file) as client:
+        page = client.tasks(prefix=prefix, limit=limit)
+    columns = ("task_name", "version", "state", "instances", "execution_count", "last_status")
+    show(page, as_json=as_json, text=table(page["tasks"], columns, "nothing is deployed"))
+
+
+@app.command()
+def ps(as_json: AsJson = False, url: Url = "", token_file: TokenFile = None) -> None:
+    """List the live instances."""
+    with connected(url, token_file) as client:
+        rows = client.instances()
+    columns = ("instance_id", "task_name", "version", "state", "pid", "age_s", "uses", "in_flight")
+    text = table(rows, (*columns, "memory_bytes"), "no instance is alive")
+    show({"instances": rows}, as_json=as_json, text=text)
+
+
+@app.command()
+def executions(
+    task: Annotated[str, typer.Option(help="Only of this task.")] = "",
+    status: Annotated[str, typer.Option(help="Only with this status.")] = "",
+    limit: Limit = 20,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """List executions, newest first."""
+    with connected(url, token_file) as client:
+        page = client.executions(task=task, status=status, limit=limit)
+    columns = ("execution_id", "task_name", "status", "execution_time_ms", "queued_at")
+    text = table(page["executions"], (*columns, "error_code"), "there are no executions")
+    show(page, as_json=as_json, text=text)
+
+
+@app.command()
+def logs(
+    execution_id: Id, as_json: AsJson = False, url: Url = "", token_file: TokenFile = None
+) -> None:
+    """Print what an execution printed."""
+    with connected(url, token_file) as client:
+        row = client.logs(execution_id)
+    text = "\n".join([*row["lines"], *row["traceback"].splitlines()])
+    show(row, as_json=as_json, text=text)
+
+
+@app.command()
+def cancel(
+    execution_id: Id,
+    reason: Annotated[str, typer.Option(help="Kept with the record.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Without time to clean up.")] = False,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """Stop an execution."""
+    with connected(url, token_file) as client:
+        row = client.cancel(execution_id, reason=reason, force=force)
+    show(row, as_json=as_json, text=f"{execution_id}: {row['message']}")
+    if not row["cancelled"]:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def delete(
+    name: Name,
+    force: Annotated[bool, typer.Option("--force", help="Cancel what is in progress.")] = False,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """Delete a task."""
+    with connected(url, token_file) as client:
+        row = client.delete(name, force=force)
+    show(row, as_json=as_json, text=f"deleted {name}")
+
+
+@app.command()
+def breakers(
+    verb: Annotated[str, typer.Argument(help="reset, open or disable; none lists them.")] = "",
+    task: Annotated[str, typer.Argument(help="Whose breaker.")] = "",
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """List the circuit breakers, or set one."""
+    if verb and (verb not in ("reset", "open", "disable") or not task):
+        raise typer.BadParameter("say `atlatl breakers reset|open|disable TASK`, or nothing")
+    with connected(url, token_file) as client:
+        rows = [client.set_breaker(task, verb)] if verb else client.breakers()
+    columns = ("task_name", "state", "mode", "failure_count", "rejected_count", "last_error")
+    show({"breakers": rows}, as_json=as_json, text=table(rows, columns, "nothing is deployed"))
+
+
+@app.command()
+def health(as_json: AsJson = False, url: Url = "", token_file: TokenFile = None) -> None:
+    """Say how the service does; status 1 when it cannot serve."""
+    with connected(url, token_file) as client:
+        row = client.health()
+    show(row, as_json=as_json, text=f"{row['status']}: {row['message']}")
+    if not row["healthy"]:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def stats(
+    hours: Annotated[int, typer.Option(help="Of the last hours; 0 is all.", min=0)] = 0,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """Print the figures of the service."""
+    with connected(url, token_file) as client:
+        row = client.stats(hours=hours)
+    groups = [row["service_stats"], row["execution_stats"], row["function_service_stats"]]
+    figures = {name: value for group in groups for name, value in group.items()}
+    plain = {name: value for name, value in figures.items() if not isinstance(value, dict)}
+    width = max(map(len, plain))
+    show(row, as_json=as_json, text="\n".join(f"{n.ljust(width)}  {v}" for n, v in plain.items()))
+
+
+def main() -> None:
+    """Runs the command line; ends the process with its exit status."""
+    usage_error = typer.BadParameter.__bases__[0]  # typer does not name it itself
+    try:
+        status = app(args=sys.argv[1:] or ["--help"], prog_name="atlatl", standalone_mode=False)
+    except usage_error as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        typer.secho(f"atlatl: {message} (see `atlatl --help`)", err=True, fg=typer.colors.RED)
+        status = WRONG_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; the interpreter must not write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

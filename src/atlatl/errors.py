@@ -23,6 +23,7 @@ class AtlatlError(Exception):
         trips_breaker: whether it counts as a failure of the function.
         retry_after_s: seconds after which to try again, or None.
         detail: text for the record only (a traceback), never for strangers.
+        execution_id: of the call that failed; known to clients only, else empty.
     """
 
     code: ClassVar[str] = "RUNTIME_ERROR"
@@ -31,6 +32,7 @@ class AtlatlError(Exception):
     retryable: ClassVar[bool] = False
     outcome: ClassVar[str] = "error"
     trips_breaker: ClassVar[bool] = False
+    execution_id: str = ""
 
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, detail: str = ""
@@ -84,6 +86,18 @@ class InvalidRequest(TaskError):
     http_status = 400
     grpc_status = "INVALID_ARGUMENT"
     outcome = "invalid"
+
+
+class StreamModeNotSupported(InvalidRequest):
+    """A streaming call at a door that answers once."""
+
+    code = "STREAM_MODE_NOT_SUPPORTED"
+
+
+class UnknownExecutionMode(InvalidRequest):
+    """The call does not say whether it is synchronous."""
+
+    code = "UNKNOWN_EXECUTION_MODE"
 
 
 class TaskNotFound(TaskError):
@@ -294,3 +308,11 @@ class SettingInvalid(ConfigurationError):
     http_status = 422
     grpc_status = "FAILED_PRECONDITION"
     outcome = "invalid"
+
+
+class InternalFailure(RuntimeFailure):
+    """A fault of the service itself, for which there is no closer word."""
+
+    code = "SYNC_EXECUTION_FAILED"
+    http_status = 500
+    grpc_status = "INTERNAL"

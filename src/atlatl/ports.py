@@ -101,7 +101,11 @@ class Store(Protocol):
     async def close(self) -> None: ...
     async def load_tasks(self) -> Sequence[Task]: ...
     async def put_task(self, task: Task) -> None:
-        """Inserts or replaces by `task_id`, and records its artifact."""
+        """Inserts or replaces by `task_id`, and records its artifact.
+
+        Raises:
+            Conflict: a task with another id has this name.
+        """
 
     async def delete_task(self, task_id: str) -> bool:
         """True when it was there."""
@@ -111,7 +115,10 @@ class Store(Protocol):
         """Forgets the artifact and its bytes; one that a task still names is kept."""
 
     async def put_blob(self, content: bytes) -> str:
-        """Stores bytes durably; returns their hex SHA-256."""
+        """Stores bytes durably; returns their hex SHA-256.
+
+        The next `open` forgets bytes that no artifact names: a crash cut their deploy short.
+        """
 
     async def blob(self, checksum: str) -> bytes:
         """The bytes, verified; raises ArtifactNotFound or ChecksumMismatch."""

@@ -1,0 +1,460 @@
+"""FunctionService: the use cases that every front calls.
+
+Fronts translate; this decides nothing either, it names what can be asked of a
+service and hands each request to the part that owns the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from atlatl.engine.sources import Source, check_checksum
+from atlatl.engine.views import (
+    BreakerView,
+    CancelAnswer,
+    Deletion,
+    Deployment,
+    Figures,
+    Health,
+    InstanceView,
+    InvocationTarget,
+    Page,
+    PoolView,
+    TaskView,
+)
+from atlatl.errors import InvalidRequest, UnsupportedOperation
+from atlatl.model import (
+    Arguments,
+    Call,
+    Event,
+    Execution,
+    ExecutionStatus,
+    Result,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from atlatl.engine.artifacts import ArtifactShelf
+    from atlatl.engine.autoscaler import Autoscaler
+    from atlatl.engine.breaker import CircuitBreaker
+    from atlatl.engine.deployer import Deployer
+    from atlatl.engine.executions import Executions
+    from atlatl.engine.manager import Finished, TaskExecutionManager, Ticket
+    from atlatl.engine.registry import Registry
+    from atlatl.ports import OnChunk, Store
+    from atlatl.reports import Reports
+    from atlatl.runtimes.manager import RuntimeManager
+    from atlatl.settings import Settings
+
+MAX_PAGE = 1000
+IDLE_PASS_S = 5.0
+"""How often what calls created is looked through for what nobody uses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a service is made of, already joined."""
+
+    settings: Settings
+    registry: Registry
+    executions: Executions
+    manager: TaskExecutionManager
+    deployer: Deployer
+    shelf: ArtifactShelf
+    store: Store
+    runtimes: RuntimeManager
+    autoscaler: Autoscaler
+    reports: Reports
+    new_id: Callable[[], str]
+
+
+class FunctionService:
+    """A function service, complete but for its fronts.
+
+    Args:
+        parts: everything it is made of.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.settings = parts.settings
+        self._manager = parts.manager
+        self._deployer = parts.deployer
+        self._registry = parts.registry
+        self._executions = parts.executions
+        self._reports = parts.reports
+        self._new_id = parts.new_id
+        self._opened = False
+        self._background: list[asyncio.Task[None]] = []
+
+    # --- life ---
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened
+
+    async def open(self) -> None:
+        """Starts everything; what was deployed before is served again.
+
+        Raises:
+            StoreUnavailable: the data directory cannot be used, or another service uses it.
+            StartFailed: no process can be started.
+        """
+        if self._opened:
+            return
+        parts = self._parts
+        # The zygote comes first: it must exist before any thread does.
+        await parts.runtimes.open()
+        try:
+            await parts.store.open()
+            await parts.shelf.open()
+            await self._deployer.load()
+        except BaseException:
+            await parts.store.close()
+            await parts.runtimes.close()
+            raise
+        self._background = [
+            asyncio.create_task(parts.autoscaler.run(), name="autoscaler"),
+            asyncio.create_task(self._tidy(), name="tidy"),
+        ]
+        self._opened = True
+
+    async def drain(self) -> None:
+        """Refuses new calls and waits, at most `drain.timeout_s`, for those that have started."""
+        self._manager.begin_drain(self.settings.drain.timeout_s)
+        await self._manager.drained(self.settings.drain.timeout_s)
+
+    async def close(self) -> None:
+        """Ends everything: calls that still run are ended too. Can be called again."""
+        if not self._opened:
+            return
+        self._opened = False
+        self._manager.begin_drain(0)
+        await self._manager.drained(0)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._deployer.close()
+        self._manager.close()
+        await self._parts.shelf.close()
+        await self._parts.runtimes.close()
+        await self._parts.store.close()
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_PASS_S)
+            self._reports.sample()
+            await self._deployer.forget_idle()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether calls can be served, and if not, why."""
+        return self._reports.ready(opened=self._opened)
+
+    # --- tasks ---
+
+    async def deploy(
+        self,
+        name: str,
+        source: Path | str | bytes,
+        *,
+        filename: str = "",
+        settings: Mapping[str, Any] | None = None,
+        artifact_id: str = "",
+        artifact_version: str = "",
+        checksum: str = "",
+    ) -> Deployment:
+        """Deploys a function under a name, or replaces what is deployed there.
+
+        Args:
+            name: of the task.
+            source: path of a `.py` file, a `.zip` or a directory; or the bytes of one of the
+                first two.
+            filename: names the kind when `source` is bytes: `x.py` or `x.zip`.
+            settings: the task's own settings, for example `{"timeout_ms": 5000}`.
+            artifact_id: empty takes the name.
+            artifact_version: free text.
+            checksum: hex SHA-256 that the bytes must have; empty is unchecked.
+
+        Raises:
+            InvalidRequest, ArtifactInvalid, ChecksumMismatch, SettingInvalid,
+            UnsupportedOperation, NoCapacity, StartFailed, StoreUnavailable: nothing was changed.
+        """
+
+        async def read() -> Source:
+            brought = await self._parts.shelf.read_source(source, filename)
+            check_checksum(brought, checksum)
+            return brought
+
+        return await self._deployer.deploy(
+            name,
+            read,
+            settings or {},
+            artifact_id=artifact_id,
+            artifact_version=artifact_version,
+        )
+
+    async def delete_task(
+        self, ref: str, *, force: bool = False, cleanup_executions: bool = False
+    ) -> Deletion:
+        """Removes a task; see `Deletion`.
+
+        Args:
+            ref: name or id.
+            force: also when executions are in progress; they are cancelled.
+            cleanup_executions: forget its executions too.
+        """
+        found = self._registry.find(ref)
+        deletion = await self._deployer.delete(ref, force=force)
+        if found is None or not deletion.deleted or not cleanup_executions:
+            return deletion
+        cleaned = self._executions.forget_task(found.task.task_id)
+        return msgspec.structs.replace(deletion, cleaned_executions=cleaned)
+
+    def task(self, ref: str) -> Task:
+        """By name or id; raises TaskNotFound."""
+        return self._registry.get(ref).task
+
+    def tasks(self, *, prefix: str = "", limit: int = 100, start_after: str = "") -> Page[Task]:
+        """Tasks whose name begins with `prefix`, ordered by id; the cursor is an id."""
+        limit = _page_limit(limit)
+        rows = sorted(
+            (
+                deployed.task
+                for deployed in self._registry
+                if deployed.task.name.startswith(prefix) and deployed.task.task_id > start_after
+            ),
+            key=lambda task: task.task_id,
+        )
+        more = len(rows) > limit
+        return Page(items=rows[:limit], next_start_after=rows[limit - 1].task_id if more else None)
+
+    def task_view(self, task: Task) -> TaskView:
+        """The task as it stands now."""
+        return self._reports.task_view(task)
+
+    async def prewarm(self, ref: str, count: int) -> int:
+        """Has `count` instances of a task ready; returns how many live instances it has then.
+
+        Raises:
+            TaskNotFound, InvalidRequest, StartFailed.
+        """
+        deployed = self._registry.get(ref)
+        most = deployed.task.settings.pool.max_size
+        if not 1 <= count <= most:
+            raise InvalidRequest(
+                f"`count` must be from 1 to `pool.max_size` ({most}), it is {count}"
+            )
+        await deployed.pool.ensure(count)
+        return deployed.pool.stats().total
+
+    async def task_for_invocation(self, target: InvocationTarget) -> Task:
+        """The task that an invocation is for, created from its artifact when it asks for that.
+
+        Raises:
+            InvalidRequest, TaskNotFound, Conflict, ArtifactNotFound, ArtifactInvalid,
+            ChecksumMismatch, UnsupportedOperation, NoCapacity, StartFailed, StoreUnavailable.
+        """
+        return await self._deployer.for_invocation(target)
+
+    def would_create(self, target: InvocationTarget) -> bool:
+        """Whether `task_for_invocation` would create a task, which takes another permission."""
+        return self._deployer.existing_for(target) is None
+
+    # --- calls ---
+
+    def new_execution_id(self) -> str:
+        return self._new_id()
+
+    def start(self, call: Call, done: Finished, on_chunk: OnChunk | None = None) -> Ticket:
+        """Hands a call in; never raises and never waits.
+
+        Args:
+            call: what to do.
+            done: gets the final record exactly once, perhaps before this returns.
+            on_chunk: gets the items of a generator handler; answer each by `Ticket.credit`.
+        """
+        return self._manager.start(call, done, on_chunk)
+
+    async def call(self, call: Call) -> Execution:
+        """The final record of a call, whatever its outcome.
+
+        Cancelling the awaiting task cancels the execution, unless the caller gave an id: then
+        the answer may be fetched later under it.
+        """
+        future: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+        ticket = self.start(call, lambda record: _resolve(future, record))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not call.id_given:
+                ticket.cancel("the caller went away")
+            raise
+
+    async def invoke(
+        self,
+        name: str,
+        value: Any = None,
+        *,
+        function: str = "",
+        timeout_ms: int = 0,
+        execution_id: str = "",
+        max_retries: int | None = None,
+        priority: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Calls a function and returns its value.
+
+        Args:
+            name: of the task.
+            value: a dict is bound to the handler's parameters; None is no arguments; anything
+                else is what an `event` handler, or one with a single parameter, gets.
+            function: another function of the artifact; empty is the handler.
+            timeout_ms: 0 is the task's own limit.
+            execution_id: makes the call idempotent: the same id again gives the first answer.
+            max_retries: None is the task's own setting.
+            priority: 0 (most urgent) to 7; None is the task's own.
+            headers: reach the function through its context.
+
+        Returns:
+            The decoded JSON value, text, bytes, or for a handler that answers with a
+            `Response` the `Result` with its status and headers.
+
+        Raises:
+            ExecutionError: one of its leaves says what happened.
+        """
+        payload = Arguments(values={}) if value is None else _payload(value)
+        execution = await self.call(
+            Call(
+                execution_id=execution_id or self._new_id(),
+                id_given=bool(execution_id),
+                task_name=name,
+                payload=payload,
+                function=function,
+                timeout_ms=timeout_ms,
+                max_retries=max_retries,
+                priority=priority,
+                headers=dict(headers or {}),
+            )
+        )
+        outcome = execution.outcome
+        assert outcome is not None
+        if outcome.error is not None:
+            raise outcome.error
+        return None if outcome.result is None else _value(outcome.result)
+
+    async def submit(self, call: Call) -> Execution:
+        """Durable async executions are not built yet.
+
+        Raises:
+            UnsupportedOperation: always.
+        """
+        raise UnsupportedOperation(
+            f"task {call.task_name!r}: durable async executions are not built yet; call it "
+            "synchronously"
+        )
+
+    async def execution(self, execution_id: str) -> Execution:
+        """The record as it stands now; raises ExecutionNotFound."""
+        return self._executions.get(execution_id)
+
+    def executions(
+        self,
+        *,
+        task: str = "",
+        status: ExecutionStatus | None = None,
+        limit: int = 100,
+        start_after: str = "",
+    ) -> Page[Execution]:
+        """Newest first; the cursor is an execution id; raises InvalidRequest."""
+        return self._executions.page(
+            task=task, status=status, limit=_page_limit(limit), start_after=start_after
+        )
+
+    async def cancel(
+        self, execution_id: str, *, reason: str = "", force: bool = False
+    ) -> CancelAnswer:
+        """Stops an execution; one that has ended keeps its status."""
+        ticket = self._manager.ticket(execution_id)
+        if ticket is not None and ticket.cancel(reason, force=force):
+            return CancelAnswer(
+                success=True, message="cancelled", final_status=ExecutionStatus.CANCELLED
+            )
+        ended = self._executions.ended(execution_id)
+        if ended is None:
+            return CancelAnswer(success=False, message=f"no execution {execution_id[:140]!r}")
+        return CancelAnswer(
+            success=False,
+            message=f"the execution had ended: {ended.status.value}",
+            final_status=ended.status,
+        )
+
+    # --- figures ---
+
+    def health(self) -> Health:
+        return self._reports.health(opened=self._opened)
+
+    def stats(self, *, hours: int = 0) -> Figures:
+        """Figures of the last `hours` hours; 0 is since the start."""
+        return self._reports.stats(hours)
+
+    def metrics_answer(self, window_s: float = 60.0, task: str | None = None) -> dict[str, Any]:
+        """The answer of `GET /api/serverless/metrics`; raises TaskNotFound."""
+        return self._reports.metrics_answer(window_s, task)
+
+    def prometheus(self, *, openmetrics: bool = False) -> str:
+        return self._reports.prometheus(openmetrics=openmetrics)
+
+    def instances(self) -> list[InstanceView]:
+        return self._reports.instances()
+
+    def pools(self) -> list[PoolView]:
+        return self._reports.pools()
+
+    def breakers(self) -> list[BreakerView]:
+        return self._reports.breakers()
+
+    def breaker(self, ref: str) -> CircuitBreaker:
+        """The breaker of a task, for its manual modes; raises TaskNotFound."""
+        return self._registry.get(ref).breaker
+
+
+def _page_limit(limit: int) -> int:
+    if limit < 0:
+        raise InvalidRequest(f"`limit` must be from 0 to {MAX_PAGE}, it is {limit}")
+    return min(limit or 100, MAX_PAGE)
+
+
+def _payload(value: Any) -> Arguments | Event:
+    return Arguments(values=value) if isinstance(value, dict) else Event(value=value)
+
+
+def _value(result: Result) -> Any:
+    if result.kind == "json":
+        return msgspec.json.decode(result.body)
+    if result.kind == "text":
+        return result.body.decode()
+    return result if result.kind == "response" else result.body
+
+
+def _resolve(future: asyncio.Future[Execution], record: Execution) -> None:
+    if not future.done():
+        future.set_result(record)

@@ -1,0 +1,69 @@
+# The everyday commands. `make demo` and `make test` are all that a newcomer needs:
+# both set up .venv by themselves. `make help` lists the rest.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+RUN    := $(BIN)/python -m
+FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
+
+.PHONY: help demo test check bench docs lock proto clean
+
+# A machine that lacks Python 3.11 or python3-venv is told so in one line, before anything runs.
+# A failing recipe would make `make` add a line of its own and exit with 2; -q stops it with 1.
+ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
+ifeq ($(wildcard $(READY)),)
+ifneq ($(shell sh scripts/preflight.sh '$(PYTHON)' || echo missing),)
+MAKEFLAGS += -q
+endif
+endif
+endif
+
+help:
+	@echo 'make demo    start the service, deploy the examples, call them, show what came back'
+	@echo 'make test    run every test'
+	@echo 'make check   what must hold before a commit: lint, types, layers, fast tests'
+	@echo 'make bench   run the benchmarks'
+	@echo 'make docs    write the reference pages again from the code'
+	@echo 'make lock    pin the dependencies again'
+	@echo 'make proto   generate the gRPC code again'
+	@echo 'make clean   remove .venv, caches and build results'
+
+$(READY): pyproject.toml requirements.lock scripts/setup.sh
+	@sh scripts/setup.sh '$(PYTHON)' .venv
+
+demo: $(READY)
+	@$(BIN)/python scripts/demo.py
+
+test: $(READY)
+	@$(RUN) pytest -rs
+
+check: $(READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy --strict
+	$(BIN)/lint-imports
+	$(RUN) pytest -m 'not slow' $(FAST)
+
+bench: $(READY)
+	@set -e; for file in bench/bench_*.py; do \
+	  test -e "$$file" || { echo 'bench/ holds no benchmark yet'; break; }; \
+	  $(BIN)/python "$$file"; \
+	done
+
+docs: $(READY)
+	$(BIN)/python scripts/gen_reference.py
+
+lock: $(READY)
+	$(RUN) pip install --quiet pip-tools
+	CUSTOM_COMPILE_COMMAND='make lock' $(RUN) piptools compile --quiet --extra dev \
+	  --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+
+proto: $(READY)
+	$(RUN) grpc_tools.protoc -I src --python_out=src --pyi_out=src --grpc_python_out=src \
+	  $(wildcard src/atlatl/front/proto/*.proto)
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

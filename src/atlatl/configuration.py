@@ -1,0 +1,77 @@
+"""Where the settings come from: defaults, `atlatl.toml`, environment variables, flags."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import platformdirs
+
+from atlatl.errors import SettingInvalid
+from atlatl.settings import Group, Settings, merge, parse
+
+PREFIX = "ATLATL__"
+DEFAULT_FILE = "atlatl.toml"
+
+
+def load_settings(
+    config: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]
+) -> Settings:
+    """The settings of a service, with `data_dir` resolved.
+
+    Args:
+        config: a TOML file; None is `atlatl.toml` in the working directory, if there is one.
+        environ: `ATLATL__GROUP__NAME` variables; lists and maps as JSON.
+        overrides: from flags, the strongest.
+
+    Raises:
+        SettingInvalid: a file can't be read, a key is unknown, a value is wrong.
+    """
+    tree = merge(merge(_from_file(config), _from_environ(environ)), overrides)
+    if not tree.get("data_dir"):
+        tree["data_dir"] = platformdirs.user_data_dir("atlatl", appauthor=False)
+    tree["data_dir"] = str(Path(tree["data_dir"]).expanduser().absolute())
+    return parse(Settings, tree)
+
+
+def _from_file(config: Path | None) -> dict[str, Any]:
+    path = config or Path(DEFAULT_FILE)
+    if config is None and not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"{path} can't be read as TOML: {error}") from None
+    except OSError as error:
+        raise SettingInvalid(f"{path} can't be read: {error.strerror}") from None
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX):
+            path = [part.lower() for part in variable.removeprefix(PREFIX).split("__")]
+            value = _convert(variable, environ[variable], path)
+            for name in reversed(path):
+                value = {name: value}
+            tree = merge(tree, value)
+    return tree
+
+
+def _convert(variable: str, text: str, path: list[str]) -> Any:
+    """The text as the type that the setting has; raises SettingInvalid naming the variable."""
+    kind: Any = Settings
+    for name in path:
+        hints = get_type_hints(kind) if isinstance(kind, type) and issubclass(kind, Group) else {}
+        if name not in hints:
+            raise SettingInvalid(f"environment variable {variable}: there is no such setting")
+        kind = hints[name]
+    try:
+        if text[:1] in ("[", "{"):
+            return msgspec.json.decode(text)
+        return msgspec.to_builtins(msgspec.convert(text, kind, strict=False))
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise SettingInvalid(f"environment variable {variable}: {error}") from None

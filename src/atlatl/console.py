@@ -1,0 +1,170 @@
+"""What the command line needs besides its commands: where the service is, and how to print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+import typer
+
+from atlatl.errors import AtlatlError
+
+if TYPE_CHECKING:
+    from atlatl.client import Client, Row
+    from atlatl.settings import Settings
+
+FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
+"""Exit statuses besides 0."""
+
+_HINTS = {
+    "TASK_NOT_FOUND": "`atlatl tasks` lists what is deployed",
+    "EXECUTION_NOT_FOUND": "`atlatl executions` lists the newest ones",
+    "UNSUPPORTED_OPERATION": "",
+}
+
+
+@contextmanager
+def connected(url: str, token_file: Path | None) -> Iterator[Client]:
+    """A client of the service that the user means.
+
+    A failure inside ends the program with one line and the exit status that belongs to it.
+
+    Args:
+        url: as given by a flag; empty takes `ATLATL_URL`, then the settings.
+        token_file: as given by a flag; None takes `ATLATL_TOKEN`, then the data directory's.
+    """
+    # Imported here: it takes a quarter of a second, which `--help` need not wait for.
+    from atlatl.client import Client, ServiceUnreachable
+
+    with failing_in_words():
+        where = url or os.environ.get("ATLATL_URL", "") or _url(_settings())
+        token = _token(where, token_file)
+        try:
+            with Client(where, token=token) as client:
+                yield client
+        except ServiceUnreachable as error:
+            fail(f"{error}; start it with `atlatl serve`, or name it with --url", UNREACHABLE)
+
+
+@contextmanager
+def failing_in_words() -> Iterator[None]:
+    """Ends the program with one line when something fails inside."""
+    try:
+        yield
+    except AtlatlError as error:
+        fail(_told(error), FAILED)
+
+
+def fail(message: str, status: int) -> None:
+    """Prints one line and ends the program."""
+    typer.secho(f"atlatl: {' '.join(message.split())}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(status)
+
+
+def _told(error: AtlatlError) -> str:
+    parts = [error.message]
+    if hint := _HINTS.get(error.code):
+        parts.append(hint)
+    if error.retry_after_s is not None:
+        parts.append(f"try again in {error.retry_after_s:.0f} s")
+    if error.execution_id and error.outcome not in ("invalid", "rejected"):
+        parts.append(f"see `atlatl logs {error.execution_id}`")
+    return "; ".join(parts)
+
+
+def _settings() -> Settings:
+    from atlatl.configuration import load_settings
+
+    return load_settings(None, os.environ, {})
+
+
+def _url(settings: Settings) -> str:
+    host = settings.http.host
+    # The addresses that mean all of this machine's cannot be connected to everywhere.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return (
+        f"http://[{host}]:{settings.http.port}"
+        if ":" in host
+        else f"http://{host}:{settings.http.port}"
+    )
+
+
+def _token(url: str, token_file: Path | None) -> str:
+    """The token; that of the data directory goes to this machine only."""
+    if token_file is not None:
+        return _read_token(token_file)
+    if token := os.environ.get("ATLATL_TOKEN", ""):
+        return token
+    settings = _settings()
+    own = Path(settings.data_dir, "token")
+    here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1", settings.http.host)
+    return _read_token(own) if here and os.access(own, os.R_OK) else ""
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+
+
+# --- printing ---
+
+
+def show(value: Any, *, as_json: bool, text: str = "") -> None:
+    """Prints what a command found: JSON, or `text`."""
+    if as_json:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    if text:
+        typer.echo(text)
+
+
+def table(rows: Sequence[Row], columns: Sequence[str], nothing: str) -> str:
+    """Rows under their headings, in columns as wide as they need to be.
+
+    Args:
+        rows: what to print.
+        columns: members of a row, in order; a unit at the end of a name goes into the heading.
+        nothing: what to say when there are no rows.
+    """
+    if not rows:
+        return nothing
+    lines = [[_heading(name) for name in columns]]
+    lines += [[_cell(row.get(name)) for name in columns] for row in rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    aligned = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+    return "\n".join(line.rstrip() for line in aligned)
+
+
+def _heading(name: str) -> str:
+    return name.upper().replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    # What came from a function's name or error must not steer the terminal.
+    return "".join(char if char.isprintable() else " " for char in str(value))
+
+
+def write_item(item: Any) -> None:
+    """Prints a value that a function returned: text and bytes as they are, all else as JSON."""
+    if isinstance(item, bytes):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(item)
+        sys.stdout.buffer.flush()
+    else:
+        typer.echo(item if isinstance(item, str) else msgspec.json.encode(item).decode())

@@ -1,0 +1,193 @@
+"""Installs a function's `requirements.txt`, once for all functions that have the same one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+import sysconfig
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from atlatl.engine.single_flight import SingleFlight
+from atlatl.engine.zips import remove_tree, seal
+from atlatl.errors import ArtifactInvalid
+
+_LOG_BYTES = 65_536
+_LOG_LINES = 20
+_ARCHIVE_ENDINGS = (".whl", ".zip", ".gz", ".bz2", ".xz")
+_USERS = ".users"
+
+
+class Dependencies:
+    """Directories of installed packages, named by what was asked for.
+
+    Beside each stands a directory with one empty file for each artifact that uses it;
+    when the last one goes, so do the packages.
+    """
+
+    def __init__(self, directory: Path, timeout_s: float) -> None:
+        """None are installed yet.
+
+        Args:
+            directory: holds them.
+            timeout_s: longest time that one installation may take.
+        """
+        self._directory = directory
+        self._timeout_s = timeout_s
+        self._installs: SingleFlight[str] = SingleFlight()
+        self._users = asyncio.Lock()
+
+    async def install(self, code: Path, artifact_key: str) -> tuple[Path | None, str]:
+        """The directory to import from, and pip's log.
+
+        Args:
+            code: directory that holds the `requirements.txt`, if there is one.
+            artifact_key: name of the artifact that needs it.
+
+        Raises:
+            ArtifactInvalid: pip is missing, failed, or took too long.
+            OSError: the disk refused.
+        """
+        text = await asyncio.to_thread(_requirements, code)
+        if not text:
+            return None, ""
+        installed = self._directory / _key(text, owner=str(code))
+        async with self._users:
+            await asyncio.to_thread(self._add_user, installed, artifact_key)
+        install = partial(self._install, code, installed)
+        return installed, await self._installs.run(installed.name, install)
+
+    async def forget(self, artifact_prefix: str) -> None:
+        """Removes the packages that only artifacts whose key begins with the prefix used."""
+        async with self._users:
+            await asyncio.to_thread(self._drop_users, artifact_prefix)
+
+    async def close(self) -> None:
+        """Ends installations that are going on."""
+        await self._installs.close()
+
+    def _add_user(self, installed: Path, artifact_key: str) -> None:
+        users = installed.with_name(installed.name + _USERS)
+        users.mkdir(parents=True, exist_ok=True)
+        (users / artifact_key).touch()
+
+    def _drop_users(self, artifact_prefix: str) -> None:
+        for users in self._directory.glob(f"*{_USERS}"):
+            for user in users.glob(f"{artifact_prefix}*"):
+                user.unlink(missing_ok=True)
+            if not any(users.iterdir()):
+                remove_tree(users.with_name(users.name.removesuffix(_USERS)))
+                users.rmdir()
+
+    async def _install(self, code: Path, installed: Path) -> str:
+        if await asyncio.to_thread(installed.is_dir):
+            return "requirements.txt: installed already, with the same content"
+        if importlib.util.find_spec("pip") is None:
+            raise ArtifactInvalid(
+                f"requirements.txt needs pip, which {sys.executable} does not have: install it "
+                "with `apt install python3-pip` or `python3 -m ensurepip`, then deploy again"
+            )
+        site = Path(await asyncio.to_thread(tempfile.mkdtemp, "", ".new-", self._directory))
+        try:
+            log = await self._pip(code, site)
+            await asyncio.to_thread(_publish, site, installed)
+        finally:
+            await asyncio.to_thread(remove_tree, site)
+        return log
+
+    async def _pip(self, code: Path, site: Path) -> str:
+        """Runs pip with the user's own configuration; returns what it printed."""
+        # A file, not a pipe: a process that pip leaves behind could hold a pipe open.
+        with await asyncio.to_thread(_log_file, self._directory) as log:
+            try:
+                status = await asyncio.wait_for(_run(_command(site), code, log), self._timeout_s)
+                trouble = f"pip ended with status {status}" if status else ""
+            except TimeoutError:
+                trouble = (
+                    f"pip took more than {self._timeout_s:g} s (`artifacts.install_timeout_s`)"
+                )
+            text = await asyncio.to_thread(_tail, log)
+        if trouble:
+            last = "\n".join(text.rstrip().splitlines()[-_LOG_LINES:])
+            raise ArtifactInvalid(
+                f"requirements.txt can't be installed: {trouble}\n{last}", detail=text
+            )
+        return text
+
+
+def _command(site: Path) -> list[str]:
+    # `-P`: the artifact's own files must not be taken for pip's modules.
+    command = [sys.executable, "-P", "-m", "pip", "install", "--no-input"]
+    command += ["--disable-pip-version-check", "--target", str(site)]
+    return [*command, "--requirement", "requirements.txt"]
+
+
+async def _run(command: list[str], directory: Path, output: IO[bytes]) -> int:
+    """Runs a command in a process group of its own, which ends with the awaiting task."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=directory,
+        start_new_session=True,
+    )
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+def _requirements(code: Path) -> str:
+    """The text of the file; empty when there is none or it asks for nothing."""
+    try:
+        text = (code / "requirements.txt").read_text("utf-8-sig")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise ArtifactInvalid(f"requirements.txt is not UTF-8: {error}") from None
+    return text if any(_lines(text)) else ""
+
+
+def _lines(text: str) -> list[str]:
+    stripped = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [line for line in stripped if line]
+
+
+def _key(text: str, owner: str) -> str:
+    """Names an installation: the same key, the same packages.
+
+    Requirements that may name files of the artifact are never shared with another artifact.
+    """
+    shared = not any(
+        "/" in line or line.startswith(("-", ".")) or line.endswith(_ARCHIVE_ENDINGS)
+        for line in _lines(text)
+    )
+    parts = [text, sys.implementation.cache_tag, sysconfig.get_platform(), "" if shared else owner]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _publish(site: Path, installed: Path) -> None:
+    seal(site)
+    # A rename may reach the disk before the content of thousands of files does, and this
+    # directory is trusted for as long as it exists.
+    os.sync()
+    site.rename(installed)
+
+
+def _log_file(directory: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=directory)
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+    return log.read().decode("utf-8", "replace")

@@ -1,0 +1,618 @@
+"""TaskExecutionManager: the one path of an invocation.
+
+Admission, breaker, lease, run under one deadline, record; in this order, in the
+caller's stack as far as it goes without waiting. Every front, the embedding API,
+retries and streams go through `start`, so no rule stands twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from atlatl.core.retrying import next_delay
+from atlatl.core.waiting import Waiter
+from atlatl.engine.arguments import encode
+from atlatl.engine.deadlines import Deadlines
+from atlatl.errors import (
+    AtlatlError,
+    Cancelled,
+    CircuitOpenError,
+    Conflict,
+    Draining,
+    FunctionRaised,
+    InstanceCrashed,
+    InstanceLost,
+    InvalidRequest,
+    OutOfMemory,
+    StartFailed,
+    TimedOut,
+    TimedOutWaiting,
+)
+from atlatl.events import CallRefused, ExecutionFinished
+from atlatl.model import (
+    Call,
+    Encoded,
+    Execution,
+    ExecutionStatus,
+    Outcome,
+    OutcomeKind,
+    Result,
+    check_execution_id,
+    failed,
+)
+
+if TYPE_CHECKING:
+    from atlatl.core.admission import ByteBudget
+    from atlatl.core.breaker import Permit
+    from atlatl.core.leases import Lease
+    from atlatl.engine.executions import Executions
+    from atlatl.engine.pool import InstancePool
+    from atlatl.engine.registry import Deployed, Registry
+    from atlatl.ports import OnChunk, Telemetry
+
+log = logging.getLogger(__name__)
+
+Finished = Callable[[Execution], None]
+
+RETRIED = (FunctionRaised, InstanceCrashed, InstanceLost, OutOfMemory, StartFailed)
+"""What another attempt may follow; never a caller's error, a refusal or a deadline."""
+
+
+class Ticket:
+    """One call from its acceptance to its end, and the caller's handle on it."""
+
+    __slots__ = (
+        "accepted",
+        "attempt",
+        "call",
+        "cold",
+        "deadline",
+        "deployed",
+        "encoded",
+        "fingerprint",
+        "finished",
+        "last",
+        "lease",
+        "manager",
+        "n_bytes",
+        "on_chunk",
+        "permit",
+        "priority",
+        "queued_at",
+        "retry_timer",
+        "settled",
+        "slot",
+        "started",
+        "streamed",
+        "version",
+        "waiter",
+    )
+
+    def __init__(
+        self,
+        manager: TaskExecutionManager,
+        call: Call,
+        finished: Finished,
+        on_chunk: OnChunk | None,
+        now: float,
+        queued_at: float,
+    ) -> None:
+        self.manager = manager
+        self.call = call
+        self.finished: list[Finished] = [finished]
+        self.on_chunk = on_chunk
+        self.accepted = now
+        self.queued_at = queued_at
+        self.deadline = now
+        self.slot = 0
+        self.attempt = 1
+        self.priority = 3
+        self.deployed: Deployed | None = None
+        self.encoded: Encoded | None = None
+        self.permit: Permit | None = None
+        self.lease: Lease | None = None
+        self.last: Outcome | None = None
+        self.fingerprint = b""
+        self.n_bytes = 0
+        self.waiter: Waiter | None = None
+        self.retry_timer: asyncio.TimerHandle | None = None
+        self.started: float | None = None
+        self.cold = False
+        self.version = 0
+        self.streamed = False
+        self.settled: Execution | None = None
+
+    @property
+    def execution_id(self) -> str:
+        return self.call.execution_id
+
+    def cancel(self, reason: str = "", *, force: bool = False) -> bool:
+        """Stops the call; True when this stopped it, False when it had ended."""
+        return self.manager.cancel(self, reason, force=force)
+
+    def credit(self, n_bytes: int) -> None:
+        """Says that the caller took `n_bytes` of the stream."""
+        if self.lease is not None:
+            self.lease.channel.credit(self.execution_id, n_bytes)
+
+    def granted(self, lease: Lease) -> None:
+        self.manager.granted(self, lease)
+
+    def refused(self, error: AtlatlError) -> None:
+        self.manager.refused(self, error)
+
+    def chunk(self, result: Result) -> None:
+        self.streamed = True
+        if self.settled is None and self.on_chunk is not None:
+            self.on_chunk(result)
+
+    def view(self) -> Execution:
+        """The record as it stands now."""
+        if self.settled is not None:
+            return self.settled
+        running = self.lease is not None
+        return self.record(ExecutionStatus.RUNNING if running else ExecutionStatus.PENDING)
+
+    def record(
+        self,
+        status: ExecutionStatus,
+        outcome: Outcome | None = None,
+        completed_at: float | None = None,
+    ) -> Execution:
+        call = self.call
+        deployed = self.deployed
+        queue_s = 0.0 if self.started is None else self.started - self.accepted
+        return Execution(
+            execution_id=call.execution_id,
+            task_id=deployed.task.task_id if deployed else "",
+            task_name=call.task_name,
+            function_name=call.function or (deployed.task.function if deployed else ""),
+            mode=call.mode,
+            status=status,
+            attempt=self.attempt,
+            queued_at=self.queued_at,
+            started_at=None if self.started is None else self.queued_at + queue_s,
+            completed_at=completed_at,
+            queue_s=queue_s,
+            outcome=outcome,
+            instance_id=self.lease.channel.id if self.lease else "",
+            version=self.version,
+            cold_start=self.cold,
+            trace_id=call.traceparent[3:35],
+            metadata=call.metadata,
+        )
+
+
+class TaskExecutionManager:
+    """Takes every call down one path.
+
+    Args:
+        registry: what is deployed.
+        inflight: the bytes of bodies that may be held at once.
+        executions: where executions are remembered.
+        telemetry: told of every end and every refusal.
+        clock: monotonic seconds.
+        wall: Unix seconds, for records only.
+        chance: a number in [0, 1), for the jitter of retries.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        inflight: ByteBudget,
+        executions: Executions,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._bytes = inflight
+        self._executions = executions
+        self._telemetry = telemetry
+        self._clock = clock
+        self._wall = wall
+        self._chance = chance
+        self._deadlines: Deadlines[Ticket] = Deadlines(clock, self._expired)
+        self._tickets: dict[Ticket, None] = {}
+        self._working: dict[Ticket, None] = {}
+        self._draining = False
+        self._drain_s = 0.0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- the path ---
+
+    def start(self, call: Call, finished: Finished, on_chunk: OnChunk | None = None) -> Ticket:
+        """Accepts a call or refuses it; never raises and never waits.
+
+        Args:
+            call: what to do.
+            finished: gets the final record exactly once, perhaps before this returns.
+            on_chunk: gets the items of a generator handler, one by one; each has to be
+                answered by `Ticket.credit`.
+        """
+        now = self._clock()
+        ticket = Ticket(self, call, finished, on_chunk, now, self._wall())
+        try:
+            self._prepare(ticket, now)
+            if call.id_given:
+                first = self._first_of(ticket)
+                if first is not None:
+                    return first
+            self._admit(ticket, now)
+        except AtlatlError as error:
+            self._refuse(ticket, error)
+            return ticket
+        self._attempt(ticket, now)
+        return ticket
+
+    def _prepare(self, ticket: Ticket, now: float) -> None:
+        """Finds the task, checks the call against it; raises what is wrong with the call."""
+        call = ticket.call
+        deployed = self._registry.named(call.task_name)
+        settings = deployed.task.settings
+        ticket.deployed = deployed
+        ticket.version = deployed.task.version
+        ticket.encoded = encode(deployed.shape(call.function), call.payload)
+        ticket.priority = settings.priority if call.priority is None else call.priority
+        ticket.deadline = now + _timeout_s(call, settings.timeout_ms, settings.max_timeout_ms)
+        if call.id_given:
+            check_execution_id(call.execution_id)
+            ticket.fingerprint = fingerprint(deployed.task.name, call.function, ticket.encoded)
+
+    def _first_of(self, ticket: Ticket) -> Ticket | None:
+        """Joins a repeated execution id to the first execution; Conflict for another call."""
+        execution_id = ticket.execution_id
+        live = self._executions.live(execution_id)
+        if isinstance(live, Ticket):
+            _check_same(live.fingerprint, ticket)
+            live.finished.append(ticket.finished[0])
+            return ticket
+        ended = self._executions.ended(execution_id)
+        if ended is None:
+            return None
+        _check_same(self._executions.fingerprint(execution_id), ticket)
+        ticket.settled = ended
+        _tell(ticket.finished[0], ended)
+        return ticket
+
+    def _admit(self, ticket: Ticket, now: float) -> None:
+        """Takes the call in, or raises what refuses it."""
+        if self._draining:
+            raise self._refusal_of_drain()
+        deployed, encoded = ticket.deployed, ticket.encoded
+        assert deployed is not None
+        assert encoded is not None
+        if deployed.bucket is not None:
+            deployed.bucket.take(now)
+        ticket.n_bytes = len(encoded.body)
+        self._bytes.take(ticket.n_bytes)
+        deployed.retry_budget.called()
+        deployed.running += 1
+        deployed.last_used = now
+        self._executions.begin(ticket.execution_id, ticket)
+        self._tickets[ticket] = None
+        self._idle.clear()
+        ticket.slot = self._deadlines.add(ticket.deadline, ticket)
+
+    def _attempt(self, ticket: Ticket, now: float) -> None:
+        deployed = ticket.deployed
+        assert deployed is not None
+        try:
+            ticket.permit = deployed.breaker.try_acquire()
+        except CircuitOpenError as error:
+            # A call that has run already ends with what it ended with, not with a refusal.
+            self._settle(ticket, ticket.last or failed(error))
+            return
+        ticket.waiter = Waiter(
+            ticket.granted,
+            ticket.refused,
+            priority=ticket.priority,
+            deadline=ticket.deadline,
+            fresh=ticket.call.force_new_instance,
+        )
+        deployed.pool.ask(ticket.waiter)
+
+    def granted(self, ticket: Ticket, lease: Lease) -> None:
+        """The pool lends an instance: the call begins."""
+        waiter = ticket.waiter
+        assert waiter is not None
+        pool: InstancePool = waiter.pool
+        ticket.waiter = None
+        if not self._current(ticket):
+            pool.release(lease)
+            return
+        encoded = ticket.encoded
+        assert encoded is not None
+        ticket.lease = lease
+        ticket.cold = ticket.cold or lease.cold
+        ticket.started = self._clock()
+        self._working[ticket] = None
+        lease.channel.send(
+            ticket.call,
+            encoded,
+            lambda outcome: self._returned(ticket, pool, lease, outcome),
+            deadline=ticket.deadline,
+            attempt=ticket.attempt,
+            on_chunk=ticket.chunk if ticket.on_chunk is not None else None,
+        )
+
+    def _current(self, ticket: Ticket) -> bool:
+        """Checks a call that waited through a deploy against the version that will run it."""
+        deployed = ticket.deployed
+        assert deployed is not None
+        if ticket.version == deployed.task.version:
+            return True
+        ticket.version = deployed.task.version
+        try:
+            ticket.encoded = encode(deployed.shape(ticket.call.function), ticket.call.payload)
+        except AtlatlError as error:
+            self._release_permit(ticket)
+            self._settle(ticket, failed(error))
+            return False
+        return True
+
+    def refused(self, ticket: Ticket, error: AtlatlError) -> None:
+        """The pool will not lend: the queue is full, no instance starts, or it closes."""
+        ticket.waiter = None
+        self._release_permit(ticket)
+        self._attempt_failed(ticket, failed(error))
+
+    def _returned(self, ticket: Ticket, pool: InstancePool, lease: Lease, outcome: Outcome) -> None:
+        """The work of an attempt is over and its place is free."""
+        self._working.pop(ticket, None)
+        try:
+            pool.release(lease)
+        finally:
+            self._after_return(ticket, outcome)
+
+    def _after_return(self, ticket: Ticket, outcome: Outcome) -> None:
+        if ticket.settled is not None:
+            self._executions.add_output(ticket.execution_id, outcome.output)
+            self._check_idle()
+            return
+        self._record_permit(ticket, outcome)
+        if outcome.kind is OutcomeKind.SUCCESS:
+            self._settle(ticket, outcome)
+        else:
+            self._attempt_failed(ticket, outcome)
+
+    # --- the ends ---
+
+    def _attempt_failed(self, ticket: Ticket, outcome: Outcome) -> None:
+        delay = self._retry_delay(ticket, outcome)
+        if delay is None:
+            self._settle(ticket, outcome)
+            return
+        ticket.last = outcome
+        ticket.lease = None
+        ticket.attempt += 1
+        loop = asyncio.get_running_loop()
+        ticket.retry_timer = loop.call_later(delay, self._retry, ticket)
+
+    def _retry_delay(self, ticket: Ticket, outcome: Outcome) -> float | None:
+        """Seconds until the next attempt, or None when there is none."""
+        deployed = ticket.deployed
+        if deployed is None or ticket.streamed or not isinstance(outcome.error, RETRIED):
+            return None
+        now = self._clock()
+        settings = deployed.task.settings.retry
+        delay = next_delay(
+            ticket.attempt,
+            settings,
+            self._chance,
+            left_s=ticket.deadline - now,
+            max_retries=ticket.call.max_retries,
+        )
+        if delay is None or not deployed.retry_budget.take(now):
+            return None
+        return delay
+
+    def _retry(self, ticket: Ticket) -> None:
+        ticket.retry_timer = None
+        if self._draining:
+            self._settle(ticket, failed(self._refusal_of_drain()))
+            return
+        self._attempt(ticket, self._clock())
+
+    def _expired(self, ticket: Ticket) -> None:
+        """The one deadline: what waits is withdrawn, what runs is ended."""
+        if ticket.settled is not None:
+            return
+        limit_ms = round((ticket.deadline - ticket.accepted) * 1000)
+        name = ticket.call.task_name
+        error: AtlatlError
+        if ticket.lease is None:
+            error = TimedOutWaiting(
+                f"task {name!r}: the time limit of {limit_ms} ms passed before an instance was free"
+            )
+        else:
+            error = TimedOut(f"task {name!r} ran into its time limit of {limit_ms} ms")
+        self._cut_off(ticket, failed(error), force=True)
+
+    def cancel(self, ticket: Ticket, reason: str, *, force: bool = False) -> bool:
+        """Fixes CANCELLED at once; the place is free when the work is gone."""
+        if ticket not in self._tickets:
+            return False  # it has ended, or it only waits for another call's answer
+        said = f": {reason}" if reason else ""
+        self._cut_off(ticket, failed(Cancelled(f"cancelled{said}")), force=force)
+        return True
+
+    def _cut_off(self, ticket: Ticket, outcome: Outcome, *, force: bool) -> None:
+        lease = ticket.lease
+        if ticket.waiter is not None:
+            ticket.waiter.pool.withdraw(ticket.waiter)
+            ticket.waiter = None
+            self._release_permit(ticket)
+        if ticket.retry_timer is not None:
+            ticket.retry_timer.cancel()
+            ticket.retry_timer = None
+        self._record_permit(ticket, outcome)
+        self._settle(ticket, outcome)
+        if lease is not None and ticket in self._working:
+            lease.channel.cancel(ticket.execution_id, force=force)
+
+    def _refuse(self, ticket: Ticket, error: AtlatlError) -> None:
+        """A call that was never accepted: counted apart, remembered nowhere."""
+        outcome = failed(error)
+        ticket.settled = ticket.record(outcome.status, outcome, self._wall())
+        self._emit_refusal(ticket, error)
+        _tell(ticket.finished[0], ticket.settled)
+
+    def _settle(self, ticket: Ticket, outcome: Outcome) -> None:
+        """The only place where an accepted execution ends."""
+        deployed = ticket.deployed
+        assert deployed is not None
+        assert ticket.encoded is not None
+        assert ticket.settled is None
+        now = self._clock()
+        record = ticket.record(outcome.status, outcome, ticket.queued_at + now - ticket.accepted)
+        ticket.settled = record
+        self._deadlines.discard(ticket.slot, ticket)
+        del self._tickets[ticket]
+        self._bytes.give_back(ticket.n_bytes)
+        deployed.running -= 1
+        deployed.execution_count += 1
+        deployed.last_status = record.status
+        deployed.last_used = now
+        self._executions.end(record, ticket.fingerprint)
+        if outcome.kind in (OutcomeKind.REJECTED, OutcomeKind.INVALID) and outcome.error:
+            self._emit_refusal(ticket, outcome.error)
+        else:
+            self._telemetry.emit(
+                ExecutionFinished(
+                    at=self._wall(),
+                    task_name=deployed.task.name,
+                    execution=record,
+                    latency_s=now - ticket.accepted,
+                )
+            )
+        for finished in ticket.finished:
+            _tell(finished, record)
+        self._check_idle()
+
+    def _emit_refusal(self, ticket: Ticket, error: AtlatlError) -> None:
+        self._telemetry.emit(
+            CallRefused(
+                at=self._wall(),
+                task_name=ticket.call.task_name if ticket.deployed is not None else "",
+                execution_id=ticket.execution_id,
+                outcome=error.outcome,
+                code=error.code,
+            )
+        )
+
+    # --- permits of the breaker ---
+
+    def _record_permit(self, ticket: Ticket, outcome: Outcome) -> None:
+        permit, ticket.permit = ticket.permit, None
+        if permit is None or ticket.deployed is None:
+            return
+        began = ticket.started if ticket.started is not None else self._clock()
+        ticket.deployed.breaker.record(permit, outcome.error, self._clock() - began)
+
+    def _release_permit(self, ticket: Ticket) -> None:
+        """The function did not begin: neither a success nor a failure."""
+        permit, ticket.permit = ticket.permit, None
+        if permit is not None and ticket.deployed is not None:
+            ticket.deployed.breaker.release(permit)
+
+    # --- the service's end ---
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def running(self) -> int:
+        """Executions in progress."""
+        return sum(1 for ticket in self._tickets if ticket.lease is not None)
+
+    @property
+    def pending(self) -> int:
+        """Executions accepted and not begun."""
+        return len(self._tickets) - self.running
+
+    def of_task(self, name: str) -> list[Ticket]:
+        """The calls of a task that have not ended."""
+        return [ticket for ticket in self._tickets if ticket.call.task_name == name]
+
+    def ticket(self, execution_id: str) -> Ticket | None:
+        live = self._executions.live(execution_id)
+        return live if isinstance(live, Ticket) else None
+
+    def begin_drain(self, timeout_s: float) -> None:
+        """From now on every new call is refused, and so is every call that still waits."""
+        self._draining, self._drain_s = True, timeout_s
+        for ticket in list(self._tickets):
+            if ticket.lease is None:
+                self._cut_off(ticket, failed(self._refusal_of_drain()), force=False)
+
+    def _refusal_of_drain(self) -> Draining:
+        return Draining(
+            "the service is shutting down; call again when it is back",
+            retry_after_s=max(1.0, self._drain_s),
+        )
+
+    async def drained(self, timeout_s: float) -> None:
+        """Waits until the started calls have ended; what outlasts the time is ended DRAINING."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for ticket in list(self._tickets):
+                error = Draining("the service shut down before the call ended", retry_after_s=1.0)
+                self._cut_off(ticket, failed(error), force=True)
+
+    def close(self) -> None:
+        self._deadlines.close()
+
+    def _check_idle(self) -> None:
+        if not self._tickets and not self._working:
+            self._idle.set()
+
+
+def _timeout_s(call: Call, default_ms: int, max_ms: int) -> float:
+    if call.timeout_ms < 0:
+        raise InvalidRequest(f"the time limit must be 0 or more ms, it is {call.timeout_ms}")
+    return min(call.timeout_ms or default_ms, max_ms) / 1000
+
+
+def fingerprint(task_name: str, function: str, encoded: Encoded) -> bytes:
+    """SHA-256 over what a call does: equal for equal task, function and arguments."""
+    body = encoded.body
+    if encoded.kind != "request":
+        with contextlib.suppress(msgspec.DecodeError):
+            # Spaces and the order of members make no difference.
+            body = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
+    meta = msgspec.json.encode(encoded.meta, order="sorted")
+    digest = hashlib.sha256()
+    for part in (task_name.encode(), function.encode(), encoded.kind.encode(), meta, body):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+def _check_same(first: bytes, ticket: Ticket) -> None:
+    if first != ticket.fingerprint:
+        raise Conflict(
+            f"execution id {ticket.execution_id!r} was given to another call (task, function or "
+            "arguments differ); choose a new id"
+        )
+
+
+def _tell(finished: Finished, record: Execution) -> None:
+    """One caller's faulty callback must not keep the others from their answer."""
+    try:
+        finished(record)
+    except Exception:
+        log.exception("the callback of execution %s failed", record.execution_id)

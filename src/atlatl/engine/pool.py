@@ -1,0 +1,504 @@
+"""InstancePool: the instances of one version of one task, lent to one call after another.
+
+The asyncio shell around `core.lending`: it starts and stops instances, owns the timers and
+calls the waiters back. Everything runs in the thread of the event loop, and nothing waits
+between a decision and its effect on the pool's state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+
+from atlatl.core import scaling as scaling_policies
+from atlatl.core import scheduling as scheduling_policies
+from atlatl.core.admission import Gate, Share
+from atlatl.core.leases import Lease, LeaseError
+from atlatl.core.lending import Lending
+from atlatl.core.stock import Instance, Scaled, Start, Stop
+from atlatl.core.waiting import Waiter
+from atlatl.engine.autoscaler import Autoscaler
+from atlatl.engine.crew import Crew
+from atlatl.engine.views import InstanceView
+from atlatl.errors import (
+    AtlatlError,
+    InvalidRequest,
+    NoCapacity,
+    PoolClosed,
+    SettingInvalid,
+    TimedOutWaiting,
+)
+from atlatl.events import Event, PoolScaled
+from atlatl.model import Record
+from atlatl.ports import InstanceChannel
+from atlatl.settings import PoolSettings, ScalingSettings, SchedulerSettings
+
+DRAIN_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class PoolStats(Record, frozen=True):
+    """A pool at one moment; `total` is always `in_use` + `available`."""
+
+    total: int
+    """Live instances, whatever they are doing, but for sick ones that have nothing to do."""
+    in_use: int
+    """Instances with at least one call in flight."""
+    available: int
+    waiting: int
+    """Callers that wait."""
+    starting: int
+    total_requests: int
+    """Leases asked for."""
+    failures: int
+    """Requests that were refused with an error; time-outs and withdrawals are counted apart."""
+    timed_out: int
+    withdrawn: int
+    failed_starts: int
+    avg_wait_ms: float
+    """Of requests that were granted, as is the one below."""
+    p95_wait_ms: float | None
+    """Of the last 1024; None before the first."""
+    scale_up_count: int
+    """Steps that really happened, on demand or by a decision; refilling `min_size` is none."""
+    scale_down_count: int
+    utilization: float
+    """Busy time / live time of all instances so far, 0 to 1."""
+    last_decision: str
+    """The last step with its reason; before the first one, why there was none."""
+
+
+class InstancePool:
+    """An elastic pool of instances.
+
+    `async with pool:` keeps it scaled and checked by itself. A service with many pools hands
+    them to one `Autoscaler` instead, and closes each with `close`.
+
+    Args:
+        name: the task's, for messages and events.
+        start: one cold start; raises StartFailed, or ArtifactInvalid when the code is broken.
+        pool: sizes, bounds and rules of retirement.
+        scaling: when to grow and shrink besides the growth on demand.
+        scheduler: which instance gets a call.
+        version: of the task, for the views.
+        gate: bounds the calls of all pools together; None is no bound.
+        weight: share among the pools of the gate while that is full.
+        may_start: asked before each start; False when the memory budget leaves no room.
+        clock: monotonic seconds, in step with the event loop.
+        wall_clock: Unix seconds, for the events; None uses `clock`.
+        on_event: hears what happened.
+        chance: `chance(n)` gives 0 to n - 1, for the policies that draw.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[InstanceChannel]],
+        *,
+        pool: PoolSettings = PoolSettings(),  # noqa: B008 - frozen
+        scaling: ScalingSettings = ScalingSettings(),  # noqa: B008
+        scheduler: SchedulerSettings = SchedulerSettings(),  # noqa: B008
+        version: int = 1,
+        gate: Gate | None = None,
+        weight: float = 1.0,
+        may_start: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        chance: Callable[[int], int] | None = None,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.policy = scheduler.policy
+        self._clock = clock
+        self._wall_clock = wall_clock or clock
+        self._on_event = on_event
+        self._gate = gate or Gate()
+        choice = scheduling_policies.POLICIES[scheduler.policy]
+        self._lending = Lending(
+            pool,
+            choice(chance or random.Random().randrange),
+            self._gate,
+            Share(weight, self._serve),
+            may_start,
+        )
+        self._crew = Crew(
+            name, start, self._lending, clock=clock, settle=self._settle, emit=self._emit
+        )
+        self._scaling = scaling
+        self._decide = scaling_policies.POLICIES[scaling.policy]
+        self._past = scaling_policies.Past()
+        self._last_decision = ""
+        self._changed = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    # --- asking and giving back: all in the caller's stack ---
+
+    def ask(self, waiter: Waiter) -> None:
+        """Lends an instance, lets the waiter wait, or refuses it.
+
+        When an instance is idle, `waiter.granted` has run before this returns. A refusal
+        arrives at `waiter.refused`; nothing is raised.
+        """
+        waiter.pool = self
+        lending = self._lending
+        try:
+            lease = lending.ask(waiter, self._clock())
+        except AtlatlError as error:
+            self._tell(waiter.refused, error)
+        else:
+            if lease is not None:
+                self._grant(waiter, lease)
+        if lending.unsettled:
+            self._settle()
+
+    def withdraw(self, waiter: Waiter) -> bool:
+        """Takes a waiter back; False when it was granted or refused before."""
+        holder: InstancePool = waiter.pool
+        return holder._lending.withdraw(waiter, self._clock())
+
+    def release(self, lease: Lease, *, broken: bool = False) -> None:
+        """Gives an instance back; a broken one is ended and replaced.
+
+        Raises:
+            LeaseError: the lease was given back before, or is another pool's.
+        """
+        self._lending.give_back(lease, self._clock(), broken=broken)
+        if self._lending.unsettled or self._gate.unsettled:
+            self._settle()
+
+    def lost(self, instance: Instance, error: AtlatlError) -> None:
+        """The instance died; its leases stay out until they are released."""
+        self._crew.lost(instance, error)
+
+    def take_waiters(self) -> list[Waiter]:
+        """Hands over all that wait, for `adopt` of the pool that takes this one's place."""
+        return self._lending.take_waiters()
+
+    def adopt(self, waiters: Sequence[Waiter]) -> None:
+        """Takes over the waiters of the pool before this one, in their order."""
+        for waiter in waiters:
+            waiter.pool = self
+        self._lending.adopt(list(waiters), self._clock())
+        self._settle()
+
+    @asynccontextmanager
+    async def lease(
+        self, timeout_s: float | None = None, priority: int = 3
+    ) -> AsyncIterator[InstanceChannel]:
+        """An instance for the time of the block.
+
+        Args:
+            timeout_s: longest wait; None waits for as long as it takes.
+            priority: 0 (most urgent) to 7.
+
+        Raises:
+            TimedOutWaiting: no instance became free in time.
+            QueueFull, PoolClosed, StartFailed, ArtifactInvalid, NoCapacity: as they say.
+        """
+        lease = await self._acquire(timeout_s, priority)
+        try:
+            yield lease.channel
+        finally:
+            self.release(lease)
+
+    async def _acquire(self, timeout_s: float | None, priority: int) -> Lease:
+        answer: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(answer.set_result, answer.set_exception, priority=priority)
+        if timeout_s is not None:
+            waiter.deadline = self._clock() + timeout_s
+        self.ask(waiter)
+        if answer.done():
+            return answer.result()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.wait((answer,))
+        except TimeoutError:
+            if not answer.done():
+                self.withdraw(waiter)
+                raise TimedOutWaiting(f"no instance became free in {timeout_s} s") from None
+        except BaseException:
+            # Cancelled: an instance that was granted meanwhile must not leak.
+            if not self.withdraw(waiter) and answer.exception() is None:
+                waiter.pool.release(answer.result())
+            raise
+        return answer.result()
+
+    # --- figures ---
+
+    @property
+    def closed(self) -> bool:
+        return self._lending.closed
+
+    @property
+    def settings(self) -> PoolSettings:
+        return self._lending.settings
+
+    def stats(self) -> PoolStats:
+        """Everything is read off the instances and the account at this moment."""
+        account, stock, now = self._lending.account, self._lending.stock, self._clock()
+        in_use = sum(i.in_flight > 0 for i in stock.instances)
+        available = sum(i.idle for i in stock.instances)
+        p95_s = account.wait_quantile_s(0.95)
+        return PoolStats(
+            total=in_use + available,
+            in_use=in_use,
+            available=available,
+            waiting=self._lending.waiting,
+            starting=stock.starting,
+            total_requests=account.requests,
+            failures=account.refused,
+            timed_out=account.timed_out,
+            withdrawn=account.withdrawn,
+            failed_starts=stock.counts.failed_starts,
+            avg_wait_ms=account.mean_wait_s * 1000,
+            p95_wait_ms=None if p95_s is None else p95_s * 1000,
+            scale_up_count=stock.counts.scale_ups,
+            scale_down_count=stock.counts.scale_downs,
+            utilization=stock.utilization(now),
+            last_decision=self._last_decision,
+        )
+
+    def instances(self) -> list[InstanceView]:
+        """Those that have started and are not gone."""
+        now = self._clock()
+        return [
+            InstanceView(
+                instance_id=instance.channel.id,
+                task_name=self.name,
+                version=self.version,
+                state=instance.state,
+                pid=instance.channel.pid,
+                age_s=now - instance.started_at,
+                uses=instance.uses,
+                in_flight=instance.in_flight,
+                memory_bytes=instance.memory_bytes,
+                origin=instance.channel.origin,
+            )
+            for instance in self._lending.stock.instances
+            if not instance.starting
+        ]
+
+    # --- sizes ---
+
+    async def ensure(self, count: int) -> None:
+        """Returns when `count` instances are ready.
+
+        Raises:
+            StartFailed, ArtifactInvalid: a start failed, or an instance died at once.
+            InvalidRequest: `count` is above `max_size`.
+            NoCapacity: the memory budget leaves no room.
+            PoolClosed: the pool was closed.
+        """
+        if count > self.settings.max_size:
+            raise InvalidRequest(
+                f"{count} instances were asked for, `pool.max_size` is {self.settings.max_size}"
+            )
+        stock, crew, mishaps = self._lending.stock, self._crew, self._crew.mishaps
+        while sum(i.open for i in stock.instances) < count:
+            if self.closed:
+                raise PoolClosed(f"the pool of {self.name!r} was closed")
+            if crew.mishaps > mishaps and crew.last_mishap is not None:
+                raise copy.copy(crew.last_mishap)
+            stock.reserve(count - stock.size, self._clock(), insist=True)
+            self._settle()
+            if stock.blocked and stock.size < count:
+                raise NoCapacity("the memory budget leaves no room (`limits.memory_budget_bytes`)")
+            await self._changed.wait()
+
+    async def resize(self, min_size: int, max_size: int) -> None:
+        """Sets other limits, and returns when `min_size` instances are ready.
+
+        Idle instances above `max_size` end now, those in use when they come back.
+
+        Raises:
+            SettingInvalid: not 0 <= min_size <= max_size, or max_size is 0.
+        """
+        try:
+            changed = msgspec.structs.replace(self.settings, min_size=min_size, max_size=max_size)
+        except ValueError as error:
+            raise SettingInvalid(str(error)) from None
+        self._lending.resize(changed, self._clock())
+        self._settle()
+        await self.ensure(min_size)
+
+    # --- the tick ---
+
+    @property
+    def tick_interval_s(self) -> float:
+        return self._scaling.scale_interval_s
+
+    @property
+    def check_interval_s(self) -> float:
+        return self.settings.health_check_interval_s
+
+    @property
+    def spare(self) -> int:
+        """Instances above `min_size`."""
+        return self._lending.stock.size - self.settings.min_size
+
+    @property
+    def starting(self) -> int:
+        return self._lending.stock.starting
+
+    def live(self) -> list[Instance]:
+        """Instances that have started and are not on their way out."""
+        return [i for i in self._lending.stock.instances if not (i.starting or i.leaving)]
+
+    def tick(self) -> None:
+        """Restores `min_size`, scales, and retires what was idle too long or is worn."""
+        if self.closed:
+            return
+        lending, now = self._lending, self._clock()
+        lending.wake(now)
+        lending.stock.restore(now)
+        decision = self._decide(self._scaling, lending.load(), self._past, now)
+        self._past = decision.past
+        lending.scale_to(decision.target, decision.reason, now)
+        lending.stock.retire_unused(now)
+        lending.stock.retire_worn(now)
+        if not lending.stock.counts.steps:
+            self._last_decision = f"stay at {decision.target}: {decision.reason}"
+        self._settle()
+
+    async def check_health(self) -> None:
+        """Pings all instances with nothing in flight at once; a busy one has its deadline."""
+        idle = [i for i in self.live() if not i.in_flight]
+        await asyncio.gather(*map(self._check, idle))
+
+    async def _check(self, instance: Instance) -> None:
+        uses = instance.uses
+        try:
+            async with asyncio.timeout(self.settings.health_check_timeout_s):
+                await instance.channel.ping()
+            ok = True
+        except (AtlatlError, TimeoutError, OSError):
+            ok = False
+        if instance.uses == uses:  # a call may have kept it from answering
+            self._lending.checked(instance, ok, self._clock())
+            self._settle()
+
+    def note_memory(self, instance: Instance, n_bytes: int) -> None:
+        """Takes in a measurement."""
+        instance.memory_bytes = n_bytes
+
+    def evict(self, instance: Instance) -> None:
+        """Ends an idle instance that gives way to others."""
+        self._lending.stock.retire(instance, "gives way: the memory budget is used up")
+        # Not now: another pool may be in the middle of a decision of its own.
+        asyncio.get_running_loop().call_soon(self._settle)
+
+    async def run(self) -> None:
+        """Ticks this pool alone, until it is cancelled."""
+        autoscaler = Autoscaler(clock=self._clock)
+        autoscaler.add(self)
+        await autoscaler.run()
+
+    async def __aenter__(self) -> InstancePool:
+        self._ticker = self._crew.spawn(self.run())
+        try:
+            await self.ensure(self.settings.min_size)
+        except BaseException:
+            await self.close(0.0)
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self, drain_s: float = DRAIN_S) -> None:
+        """Refuses callers old and new, and returns when all instances are gone.
+
+        Those in use get `drain_s` to come back, then they are killed. May be called again,
+        also with another `drain_s` while the first call waits.
+        """
+        if not self.closed:
+            self._lending.close()
+            self._settle()
+        try:
+            async with asyncio.timeout(drain_s):
+                while self._lending.stock.instances:
+                    await self._changed.wait()
+        except TimeoutError:
+            self._crew.kill_all()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self._crew.finish()
+
+    # --- carrying out ---
+
+    def _serve(self) -> bool:
+        """The gate says that it is this pool's turn: lends to one waiter."""
+        grant = self._lending.next_grant(self._clock())
+        if grant is not None:
+            self._grant(*grant)
+        self._perform()
+        return grant is not None
+
+    def _grant(self, waiter: Waiter, lease: Lease) -> None:
+        self._tell(waiter.granted, lease)
+
+    def _tell(self, callback: Callable[[Any], None], value: object) -> None:
+        """Calls a waiter back; its mistakes must not stop the others from being served."""
+        try:
+            callback(value)
+        except Exception:
+            logger.exception("a waiter of the pool of %r raised", self.name)
+            if isinstance(value, Lease):
+                with suppress(LeaseError):
+                    self.release(value)
+
+    def _settle(self) -> None:
+        """Carries out what the last event led to, until nothing is left."""
+        self._perform()
+        self._gate.settle()
+        self._perform()
+        self._set_alarm()
+        self._changed.set()
+        self._changed.clear()
+
+    def _perform(self) -> None:
+        while actions := self._lending.take_actions():
+            for action in actions:
+                if isinstance(action, Start):
+                    self._crew.spawn(self._crew.start(action.instance))
+                elif isinstance(action, Stop):
+                    self._crew.spawn(self._crew.stop(action.instance))
+                elif isinstance(action, Scaled):
+                    self._note_step(action)
+                else:
+                    self._tell(action.waiter.refused, action.error)
+
+    def _note_step(self, step: Scaled) -> None:
+        self._past = self._past.stepped(self._clock())
+        self._last_decision = f"{step.direction} to {step.size}: {step.reason}"
+        self._emit(PoolScaled, direction=step.direction, size=step.size, reason=step.reason)
+
+    def _set_alarm(self) -> None:
+        """Wakes the pool when somebody has waited too long, or a start was put off."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        now = self._clock()
+        wake_at = self._lending.wake_at(now)
+        if wake_at is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(wake_at - now, self._wake)
+
+    def _wake(self) -> None:
+        self._lending.wake(self._clock())
+        self._settle()
+
+    def _emit(self, kind: type[Event], **facts: Any) -> None:
+        if self._on_event is not None:
+            self._on_event(kind(at=self._wall_clock(), task_name=self.name, **facts))

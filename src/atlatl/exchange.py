@@ -1,0 +1,252 @@
+"""What a client asks the HTTP API, and how it reads the answers; nothing is sent here."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import msgspec
+
+from atlatl import errors
+from atlatl.errors import AtlatlError, CircuitOpenError
+
+Row = dict[str, Any]
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 960.0
+"""The service ends every call by its deadline, at most 900 s by default; this is for its end."""
+
+PROBLEM = "application/problem+json"
+_LOCAL = re.compile(r"localhost|127\.[0-9.]+|::1")
+
+
+class ServiceUnreachable(ConnectionError):
+    """No service answers at its address, or the connection broke."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a function returned, and how it came to it."""
+
+    value: Any
+    """JSON decoded, text as str, all else as bytes."""
+    status: int
+    headers: Mapping[str, str]
+    execution_id: str = ""
+    instance_id: str = ""
+    duration_ms: float = 0.0
+    cold_start: bool = False
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One request; `options` are httpx's."""
+
+    method: str
+    path: str
+    options: dict[str, Any] = {}
+
+
+def _path(*segments: str) -> str:
+    return "".join("/" + quote(segment, safe="") for segment in segments)
+
+
+def _api(*segments: str) -> str:
+    return "/api/v1" + _path(*segments)
+
+
+def get(*segments: str, **query: Any) -> Question:
+    """Reads something below `/api/v1`; empty query parameters are left out."""
+    params = {name: value for name, value in query.items() if value not in ("", None)}
+    return Question("GET", _api(*segments), {"params": params})
+
+
+def call(
+    name: str,
+    value: Any,
+    *,
+    timeout_ms: int = 0,
+    execution_id: str = "",
+    priority: int | None = None,
+    max_retries: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    preferences: Mapping[str, str] | None = None,
+) -> Question:
+    """Calls a function; see `Client.call`. `preferences` say how the answer is wanted."""
+    content, content_type = _body(value)
+    stated = {
+        "Content-Type": content_type,
+        "Idempotency-Key": execution_id,
+        "Atlatl-Timeout-Ms": str(timeout_ms) if timeout_ms else "",
+        "Priority": "" if priority is None else f"u={priority}",
+        "Atlatl-Max-Retries": "" if max_retries is None else str(max_retries),
+    }
+    own = {header: text for header, text in stated.items() if text}
+    sent = {**own, **(headers or {}), **(preferences or {})}
+    return Question("POST", _path("functions", name), {"content": content, "headers": sent})
+
+
+def _body(value: Any) -> tuple[bytes, str]:
+    if value is None:
+        return b"", ""
+    if isinstance(value, bytes):
+        return value, "application/octet-stream"
+    if isinstance(value, str):
+        return value.encode(), "text/plain; charset=utf-8"
+    return msgspec.json.encode(value), "application/json"
+
+
+def deploy(
+    name: str, artifact: bytes, filename: str, settings: Mapping[str, Any] | None
+) -> Question:
+    """Deploys a task; see `Client.deploy`."""
+    # Without a file name, the part would be taken for text.
+    named = filename or ("main.zip" if artifact.startswith(b"PK") else "main.py")
+    files = {"artifact": (named, artifact)}
+    data = {"settings": msgspec.json.encode(settings or {}).decode()}
+    return Question("PUT", _api("tasks", name), {"files": files, "data": data})
+
+
+def cancel(execution_id: str, reason: str, force: bool) -> Question:
+    """Stops an execution."""
+    body = {"json": {"reason": reason, "force": force}}
+    return Question("POST", _api("executions", execution_id, "cancel"), body)
+
+
+def deletion(name: str, force: bool) -> Question:
+    """Deletes a task."""
+    return Question("DELETE", _api("tasks", name), {"params": {"force": force}})
+
+
+def set_breaker(task: str, verb: str) -> Question:
+    """Resets, opens or disables a breaker."""
+    return Question("POST", _api("breakers", task, verb))
+
+
+def prewarm(task: str, count: int) -> Question:
+    """Warms a pool."""
+    return Question("POST", _api("pools", task, "prewarm"), {"params": {"count": count}})
+
+
+def answer(response: httpx.Response) -> Answer:
+    """What the function returned; raises what the call failed with."""
+    raise_problem(response)
+    headers = response.headers
+    return Answer(
+        value=_value(response),
+        status=response.status_code,
+        headers=dict(headers),
+        execution_id=headers.get("atlatl-execution-id", ""),
+        instance_id=headers.get("atlatl-instance-id", ""),
+        duration_ms=float(headers.get("atlatl-duration-ms", 0)),
+        cold_start=headers.get("atlatl-cold-start") == "1",
+    )
+
+
+def _media_type(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+def rows(response: httpx.Response) -> Row:
+    """The JSON object of a management answer; raises what it failed with."""
+    raise_problem(response)
+    if response.status_code >= 400 or _media_type(response) != "application/json":
+        raise ServiceUnreachable(
+            f"what answers at {response.url} is no atlatl service (status {response.status_code})"
+        )
+    return msgspec.json.decode(response.content, type=Row)
+
+
+def _value(response: httpx.Response) -> Any:
+    media_type = _media_type(response)
+    if media_type == "application/json" or media_type.endswith("+json"):
+        return msgspec.json.decode(response.content)
+    return response.text if media_type.startswith("text/") else response.content
+
+
+def raise_problem(response: httpx.Response) -> None:
+    """Raises when the answer is a problem; a function's own 404 is an answer like any other."""
+    if _media_type(response) == PROBLEM:
+        hint = response.headers.get("retry-after", "")
+        raise error_from(msgspec.json.decode(response.content), float(hint) if hint else None)
+
+
+def error_from(problem: Row, retry_after_s: float | None = None) -> AtlatlError:
+    """The error that a problem document stands for: by `type`, else by `code`.
+
+    Args:
+        problem: the document.
+        retry_after_s: the hint that came with it.
+    """
+    kind = _kind(problem)
+    error = kind.__new__(kind)
+    message = str(problem.get("detail") or problem.get("title") or "the service gave no reason")
+    log = str(problem.get("log") or "")
+    AtlatlError.__init__(error, message, retry_after_s=retry_after_s, detail=log)
+    error.execution_id = str(problem.get("execution_id") or "")
+    if isinstance(error, CircuitOpenError):
+        named = re.search(r"for '(.*?)'", message)
+        error.name = named[1] if named else ""
+    return error
+
+
+def _kind(problem: Row) -> type[AtlatlError]:
+    words = str(problem.get("type", "")).rpartition(":")[2].split("-")
+    kind = getattr(errors, "".join(word.capitalize() for word in words), None)
+    if isinstance(kind, type) and issubclass(kind, AtlatlError):
+        return kind
+    kinds = (k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, AtlatlError))
+    return next((k for k in kinds if vars(k).get("code") == problem.get("code")), AtlatlError)
+
+
+Item = str | bytes
+"""One of a stream: JSON as text, text, or bytes."""
+
+
+class Events:
+    """Reads server-sent events (WHATWG HTML, 9.2) line by line."""
+
+    def __init__(self) -> None:
+        self._kind = ""
+        self._data: list[str] = []
+
+    def line(self, line: str) -> Iterator[Item]:
+        """The item that this line completes, if it completes one; raises the stream's error."""
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            self._kind = value
+        elif field == "data":
+            self._data.append(value)
+        elif not line and self._data:
+            kind, data = self._kind, "\n".join(self._data)
+            self._kind, self._data = "", []
+            if kind == "error":
+                raise error_from(msgspec.json.decode(data))
+            yield base64.b64decode(data) if kind == "bytes" else data
+
+
+def is_events(response: httpx.Response) -> bool:
+    """Whether the function streams."""
+    return _media_type(response) == "text/event-stream"
+
+
+def single_item(response: httpx.Response) -> Item:
+    """The one item of a function that does not stream."""
+    kind = _media_type(response)
+    textual = kind.startswith("text/") or kind == "application/json"
+    return response.text if textual else response.content
+
+
+def client_options(url: str, token: str) -> dict[str, Any]:
+    """How to make an httpx client for a service."""
+    headers = {"User-Agent": "atlatl"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    return {
+        "base_url": url,
+        "headers": headers,
+        "timeout": httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        # A proxy for the outer world cannot reach this machine's loopback.
+        "trust_env": _LOCAL.fullmatch(urlsplit(url).hostname or "") is None,
+    }

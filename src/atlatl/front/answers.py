@@ -1,0 +1,101 @@
+"""What every answer and every question of the HTTP front has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from atlatl.errors import InvalidRequest, PayloadTooLarge
+
+MAX_PAGE = 1000
+
+
+def json_answer(
+    value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(
+        msgspec.json.encode(value),
+        status_code=status,
+        headers=headers,
+        media_type="application/json",
+    )
+
+
+def address(request: Request, *segments: str) -> str:
+    """Path of something served here, below the prefix that this front is mounted at."""
+    root: str = request.scope.get("root_path", "")
+    return root.rstrip("/") + "".join(f"/{quote(segment, safe='')}" for segment in segments)
+
+
+def bounded(request: Request, max_bytes: int, setting: str) -> Request:
+    """The same request, whose body cannot be read beyond `max_bytes`.
+
+    Args:
+        request: as it came in, its body not yet read.
+        max_bytes: largest body.
+        setting: name of the setting that says so, for the error.
+
+    Raises:
+        PayloadTooLarge: now, if the body says that it is larger; else while it is read.
+    """
+    too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes (`{setting}`)")
+    stated = request.headers.get("content-length", "")
+    if stated.isdigit() and int(stated) > max_bytes:
+        raise too_large
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise too_large
+        return message
+
+    return Request(request.scope, receive)
+
+
+def text_parameter(request: Request, name: str) -> str:
+    """A query parameter; empty when it is not there."""
+    return request.query_params.get(name, "")
+
+
+def flag_parameter(request: Request, name: str) -> bool:
+    """A yes-or-no query parameter; absent is no.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    value = text_parameter(request, name).lower()
+    if value in ("", "0", "false"):
+        return False
+    if value in ("1", "true"):
+        return True
+    raise InvalidRequest(f"`{name}` is true or false, it is {value!r}")
+
+
+def count_parameter(request: Request, name: str, default: int) -> int:
+    """A query parameter that counts something; 0 is the default too.
+
+    Raises:
+        InvalidRequest: it is not a whole number from 0.
+    """
+    value = text_parameter(request, name) or "0"
+    if not (value.isascii() and value.isdigit()):
+        raise InvalidRequest(f"`{name}` is a whole number of 0 or more, it is {value!r}")
+    return int(value) or default
+
+
+def page_parameters(request: Request) -> dict[str, Any]:
+    """`limit` and `start_after` of a list, as arguments of the service."""
+    limit = count_parameter(request, "limit", 100)
+    return {
+        "limit": min(limit, MAX_PAGE),
+        "start_after": text_parameter(request, "start_after"),
+    }

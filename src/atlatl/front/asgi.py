@@ -1,0 +1,129 @@
+"""The HTTP front as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from atlatl.errors import AtlatlError, Draining, UnsupportedOperation
+from atlatl.front.access import Gate
+from atlatl.front.answers import address, json_answer
+from atlatl.front.auth import Authorizer, Scope, admin_token
+from atlatl.front.executions import Executions
+from atlatl.front.figures import Figures
+from atlatl.front.invocations import Invocations
+from atlatl.front.invoke import Functions
+from atlatl.front.live import Live
+from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception
+from atlatl.front.routes import ANY_METHOD, Endpoint, openapi, routes
+from atlatl.front.tasks import Tasks
+
+if TYPE_CHECKING:
+    from atlatl.service import FunctionService
+
+
+def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> Starlette:
+    """The whole HTTP front of a service, to be served or to be mounted.
+
+    Served by itself, it opens the service at its start and closes it at its end, unless the
+    service is open already: then whoever opened it closes it.
+
+    Mounted into another application, it never hears of start and end, because neither Starlette
+    nor FastAPI tells mounted applications. There the outer application opens the service, and
+    until it does every request gets 503:
+
+        @asynccontextmanager
+        async def lifespan(app):
+            async with service:
+                yield
+
+        app = FastAPI(lifespan=lifespan)
+        app.mount("/fn", atlatl.asgi(service))
+
+    Every address in an answer begins with the prefix then.
+
+    Args:
+        service: what the front speaks for.
+        authorizer: who may do what; by default by `auth.required` of the service's settings,
+            with the admin token of its data directory.
+    """
+    settings = service.settings
+    if authorizer is None:
+        token = admin_token(Path(settings.data_dir))
+        authorizer = Authorizer(token, settings.auth.required)
+    gate = Gate(authorizer, settings.http.host)
+
+    def admit(request: Request, scope: Scope) -> None:
+        gate.check(request, scope)
+        if scope is not Scope.PROBE and not service.is_open:
+            raise Draining(
+                "the service is not open: `async with service:` belongs into the lifespan of the "
+                "application that serves it",
+                retry_after_s=1.0,
+            )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if service.is_open:
+            yield
+            return
+        async with service:
+            yield
+
+    app = Starlette(
+        routes=routes(endpoints(service, gate, authorizer), admit),
+        lifespan=lifespan,
+        exception_handlers={
+            AtlatlError: on_error,
+            HTTPException: on_http_exception,
+            ClientDisconnect: on_gone,
+            Exception: on_crash,
+        },
+    )
+    # A redirect would lose the body of a POST, and a handler may tell `/x/` from `/x`.
+    app.router.redirect_slashes = False
+    return app
+
+
+def endpoints(service: FunctionService, gate: Gate, authorizer: Authorizer) -> list[Endpoint]:
+    """The table: everything that the front serves."""
+    functions = Functions(service, gate)
+    table = [
+        Endpoint(ANY_METHOD, "/functions/{task}", functions.invoke, Scope.CALL),
+        Endpoint(ANY_METHOD, "/functions/{task}/{path:path}", functions.invoke, Scope.CALL),
+        *Tasks(service).endpoints(),
+        *Executions(service).endpoints(),
+        *Invocations(service, gate).endpoints(),
+        *Live(service).endpoints(),
+        *Figures(service).endpoints(),
+        Endpoint("GET", "/api/v1/dead-letters", _not_built, Scope.ADMIN),
+        Endpoint("POST", "/api/v1/dead-letters/{id}/redrive", _not_built, Scope.ADMIN),
+        Endpoint("DELETE", "/api/v1/dead-letters/{id}", _not_built, Scope.ADMIN),
+        Endpoint("GET", "/api/v1/events", _not_built, Scope.ADMIN),
+        Endpoint("GET", "/", _root, Scope.PROBE),
+    ]
+
+    async def describe(request: Request) -> Response:
+        """Describes everything that is served here."""
+        return json_answer(openapi(table, version=version("atlatl"), root=address(request)))
+
+    table.append(Endpoint("GET", "/openapi.json", describe, Scope.PROBE))
+    return table
+
+
+async def _root(request: Request) -> Response:
+    """Says where the description of the API is."""
+    return json_answer({"service": "atlatl", "openapi": address(request, "openapi.json")})
+
+
+async def _not_built(request: Request) -> Response:
+    """Not built yet: answers 501."""
+    raise UnsupportedOperation(f"{request.url.path} is not built yet")

@@ -1,0 +1,128 @@
+"""An HTTP request read as a call: what its headers ask for. Knows no web framework."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from atlatl.errors import InvalidRequest
+from atlatl.model import Call, HttpRequest, Mode, check_execution_id
+
+LARGEST_NUMBER = 2**53
+"""Of a header; larger ones are not exact in JSON."""
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+_URGENCY = re.compile(r"u=([0-9]+)(?:;.*)?")
+_ONLY_ASYNC = ("atlatl-not-before", "atlatl-callback-url")
+
+
+def headers_of(raw: Iterable[tuple[bytes, bytes]], *, without: frozenset[str]) -> dict[str, str]:
+    """Headers by lower-case name; repeated ones are joined as RFC 9110 (5.3) says.
+
+    Args:
+        raw: as received.
+        without: names to leave out.
+    """
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        if name in without:
+            continue
+        if name in headers:
+            separator = "; " if name == "cookie" else ", "
+            headers[name] += separator + value
+        else:
+            headers[name] = value
+    return headers
+
+
+def call_from(task_name: str, request: HttpRequest, *, mode: Mode, new_execution_id: str) -> Call:
+    """The call that a request to a function stands for.
+
+    Args:
+        task_name: which function.
+        request: the whole of it; its headers say how to call.
+        mode: how the answer is wanted.
+        new_execution_id: used unless the caller chose one.
+
+    Raises:
+        InvalidRequest: a header has a value that it cannot have; the message names it.
+    """
+    headers = request.headers
+    for name in _ONLY_ASYNC:
+        if name in headers and mode is not Mode.ASYNC:
+            raise _refused(headers, name, "goes with `Prefer: respond-async` only")
+    key = _idempotency_key(headers)
+    traceparent = headers.get("traceparent", "").strip()
+    traced = _TRACEPARENT.fullmatch(traceparent) is not None
+    return Call(
+        execution_id=key or new_execution_id,
+        task_name=task_name,
+        payload=request,
+        mode=mode,
+        timeout_ms=_whole_number(headers, "atlatl-timeout-ms", lowest=1) or 0,
+        max_retries=_whole_number(headers, "atlatl-max-retries", lowest=0),
+        priority=_urgency(headers),
+        id_given=bool(key),
+        headers=headers,
+        traceparent=traceparent if traced else "",
+        tracestate=headers.get("tracestate", "") if traced else "",
+    )
+
+
+def prefers_async(headers: Mapping[str, str]) -> bool:
+    """Whether `Prefer` has `respond-async` (RFC 7240)."""
+    return "respond-async" in _members(headers.get("prefer", ""))
+
+
+def accepts(headers: Mapping[str, str], media_type: str) -> bool:
+    """Whether `Accept` names the media type itself."""
+    ranges = (member.partition(";")[0].strip() for member in _members(headers.get("accept", "")))
+    return media_type in ranges
+
+
+def _members(value: str) -> list[str]:
+    return [member.strip().lower() for member in value.split(",")]
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str:
+    """The key; the draft writes it as a quoted string, and many clients send it bare."""
+    if "idempotency-key" not in headers:
+        return ""
+    key = headers["idempotency-key"].strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    try:
+        return check_execution_id(key)
+    except InvalidRequest as error:
+        raise _refused(headers, "idempotency-key", f"is the execution id: {error}") from None
+
+
+def _urgency(headers: Mapping[str, str]) -> int | None:
+    """`u` of `Priority` (RFC 9218); its other members are for others."""
+    for member in _members(headers.get("priority", "")):
+        if member.partition("=")[0].strip() != "u":
+            continue
+        match = _URGENCY.fullmatch(member)
+        if match is None or int(match[1]) > 7:
+            raise _refused(headers, "priority", "has an urgency from u=0 to u=7")
+        return int(match[1])
+    return None
+
+
+def _whole_number(headers: Mapping[str, str], name: str, *, lowest: int) -> int | None:
+    value = headers.get(name)
+    if value is None:
+        return None
+    value = value.strip()
+    number = int(value) if value.isascii() and value.isdigit() and len(value) <= 16 else -1
+    if not lowest <= number <= LARGEST_NUMBER:
+        raise _refused(headers, name, f"is a whole number from {lowest}")
+    return number
+
+
+def _refused(headers: Mapping[str, str], name: str, rule: str) -> InvalidRequest:
+    shown = "-".join(part.capitalize() for part in name.split("-"))
+    return InvalidRequest(f"header `{shown}` {rule}; it is {headers[name][:200]!r}")

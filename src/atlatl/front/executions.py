@@ -1,0 +1,132 @@
+"""Reading and cancelling executions over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atlatl.errors import ExecutionNotFound, InvalidRequest
+from atlatl.front import codec
+from atlatl.front.answers import (
+    bounded,
+    json_answer,
+    page_parameters,
+    text_parameter,
+)
+from atlatl.front.auth import Scope
+from atlatl.front.invoke import answer
+from atlatl.front.proto_json import to_json
+from atlatl.front.routes import Endpoint
+from atlatl.front.rows import execution_row
+from atlatl.model import ExecutionStatus
+
+if TYPE_CHECKING:
+    from atlatl.service import FunctionService
+
+MAX_CANCEL_BYTES = 65_536
+
+
+class Cancellation(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of a cancel request."""
+
+    reason: str = ""
+    force: bool = False
+
+
+class Executions:
+    """Answers everything below `/api/v1/executions`."""
+
+    def __init__(self, service: FunctionService) -> None:
+        self._service = service
+
+    def endpoints(self) -> list[Endpoint]:
+        every = "/api/v1/executions"
+        one = every + "/{id}"
+        filters = ("task", "status", "limit", "start_after")
+        return [
+            Endpoint("GET", every, self.listing, Scope.DEPLOY, filters),
+            Endpoint("GET", one, self.show, Scope.CALL),
+            Endpoint("GET", one + "/status", self.status, Scope.CALL),
+            Endpoint("GET", one + "/result", self.result, Scope.CALL),
+            Endpoint("GET", one + "/logs", self.logs, Scope.INVOKE),
+            Endpoint("POST", one + "/cancel", self.cancel, Scope.INVOKE, (), ("application/json",)),
+        ]
+
+    async def listing(self, request: Request) -> Response:
+        """Lists executions, newest first."""
+        page = self._service.executions(
+            task=text_parameter(request, "task"),
+            status=_status_filter(request),
+            **page_parameters(request),
+        )
+        rows = [execution_row(execution) for execution in page.items]
+        return json_answer({"executions": rows, "next_start_after": page.next_start_after})
+
+    async def show(self, request: Request) -> Response:
+        """Shows the record of one execution."""
+        return json_answer(execution_row(await self._service.execution(request.path_params["id"])))
+
+    async def status(self, request: Request) -> Response:
+        """Answers as GetExecutionStatus does, in proto3 JSON."""
+        execution = await self._service.execution(request.path_params["id"])
+        message = codec.execution_status(execution, include_logs=False)
+        return json_answer(to_json(message))
+
+    async def result(self, request: Request) -> Response:
+        """Answers as the call itself was answered; 202 with the record while it goes on."""
+        execution = await self._service.execution(request.path_params["id"])
+        if not execution.status.terminal:
+            return json_answer(execution_row(execution), status=202, headers={"Retry-After": "1"})
+        return answer(execution)
+
+    async def logs(self, request: Request) -> Response:
+        """Shows what an execution printed, and the traceback if it raised."""
+        execution = await self._service.execution(request.path_params["id"])
+        outcome = execution.outcome
+        return json_answer(
+            {
+                "execution_id": execution.execution_id,
+                "lines": codec.log_lines(outcome.output) if outcome else [],
+                "traceback": outcome.error.detail if outcome and outcome.error else "",
+            }
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        """Stops an execution."""
+        execution_id = request.path_params["id"]
+        wish = await _cancellation(request)
+        stopped = await self._service.cancel(execution_id, reason=wish.reason, force=wish.force)
+        if stopped.final_status is None:
+            raise ExecutionNotFound(f"there is no execution {execution_id!r}")
+        return json_answer(
+            {
+                "execution_id": execution_id,
+                "cancelled": stopped.success,
+                "status": stopped.final_status.value,
+                "message": stopped.message,
+            }
+        )
+
+
+def _status_filter(request: Request) -> ExecutionStatus | None:
+    value = text_parameter(request, "status").upper()
+    if not value:
+        return None
+    try:
+        return ExecutionStatus(value)
+    except ValueError:
+        known = ", ".join(status.value for status in ExecutionStatus)
+        raise InvalidRequest(f"`status` is one of {known}, it is {value!r}") from None
+
+
+async def _cancellation(request: Request) -> Cancellation:
+    body = await bounded(request, MAX_CANCEL_BYTES, "of a cancel request").body()
+    try:
+        return msgspec.json.decode(body or b"{}", type=Cancellation)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(
+            f'the body is JSON like {{"reason": "...", "force": false}}: {error}'
+        ) from None

@@ -1,0 +1,120 @@
+"""Probes, health and figures over HTTP. Reading any of them changes nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atlatl.errors import InvalidRequest
+from atlatl.front import reports
+from atlatl.front.answers import address, count_parameter, json_answer, text_parameter
+from atlatl.front.auth import Scope
+from atlatl.front.calls import accepts
+from atlatl.front.proto_json import to_json
+from atlatl.front.routes import Endpoint
+
+if TYPE_CHECKING:
+    from atlatl.service import FunctionService
+
+DEFAULT_WINDOW_S = 60.0
+MAX_WINDOW_S = 300.0
+
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text"
+
+_WINDOW = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m)?")
+_ALL_TASKS = 1000
+
+
+class Figures:
+    """Answers probes, metrics, health and statistics."""
+
+    def __init__(self, service: FunctionService) -> None:
+        self._service = service
+
+    def endpoints(self) -> list[Endpoint]:
+        serverless = "/api/serverless"
+        return [
+            Endpoint("GET", "/healthz", self.alive, Scope.PROBE),
+            Endpoint("GET", "/readyz", self.ready, Scope.PROBE),
+            Endpoint("GET", "/metrics", self.prometheus, Scope.WATCH),
+            Endpoint("GET", "/api/v1/health", self.health, Scope.WATCH),
+            Endpoint("GET", "/api/v1/stats", self.stats, Scope.WATCH, ("time_range_hours",)),
+            Endpoint("GET", serverless + "/metrics", self.metrics, Scope.WATCH, ("window", "task")),
+            Endpoint("GET", serverless + "/health", self.pool_health, Scope.WATCH),
+            Endpoint("GET", serverless + "/functions", self.functions, Scope.DEPLOY),
+        ]
+
+    async def alive(self, request: Request) -> Response:
+        """Says that the process runs."""
+        return json_answer({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """Says whether calls can be served: 200, or 503 with the reason."""
+        ready, reason = self._service.ready()
+        return json_answer({"ready": ready, "reason": reason}, status=200 if ready else 503)
+
+    async def prometheus(self, request: Request) -> Response:
+        """Figures in Prometheus' text format, or in OpenMetrics when asked for."""
+        openmetrics = accepts(request.headers, OPENMETRICS)
+        text = self._service.prometheus(openmetrics=openmetrics)
+        media_type = f"{OPENMETRICS}; version=1.0.0; charset=utf-8" if openmetrics else PROMETHEUS
+        return Response(text, headers={"Content-Type": media_type})
+
+    async def health(self, request: Request) -> Response:
+        """Answers as GetHealth does, in proto3 JSON."""
+        return json_answer(to_json(reports.health(self._service.health())))
+
+    async def stats(self, request: Request) -> Response:
+        """Answers as GetStats does, in proto3 JSON and with all its parts."""
+        hours = count_parameter(request, "time_range_hours", 0)
+        figures = self._service.stats(hours=hours)
+        return json_answer(to_json(reports.stats(figures, with_tasks=True, with_executions=True)))
+
+    async def metrics(self, request: Request) -> Response:
+        """Figures since the start and over a sliding window."""
+        window_s = _window_s(text_parameter(request, "window"))
+        task = text_parameter(request, "task") or None
+        answer = json_answer(self._service.metrics_answer(window_s, task))
+        answer.headers["Content-Type"] = "application/json; charset=utf-8"
+        return answer
+
+    async def pool_health(self, request: Request) -> Response:
+        """Says in a word how the service does, with the sums of its pools."""
+        pools = self._service.pools()
+        return json_answer(
+            {
+                "status": "ok" if self._service.ready()[0] else "unavailable",
+                "pool": {
+                    "total": sum(pool.total for pool in pools),
+                    "inUse": sum(pool.in_use for pool in pools),
+                    "available": sum(pool.available for pool in pools),
+                },
+            }
+        )
+
+    async def functions(self, request: Request) -> Response:
+        """Lists the address of each function; hooks and workers are things we do not have."""
+        tasks = self._service.tasks(limit=_ALL_TASKS).items
+        rows = [
+            {"path": address(request, "functions", task.name), "task_name": task.name}
+            for task in tasks
+        ]
+        return json_answer({"routes": rows, "hooks": [], "workers": []})
+
+
+def _window_s(text: str) -> float:
+    """`30s`, `5m` or a plain number of seconds; empty is the default."""
+    if not text:
+        return DEFAULT_WINDOW_S
+    match = _WINDOW.fullmatch(text)
+    seconds = float(match[1]) * (60 if match[2] == "m" else 1) if match else 0.0
+    if not 0 < seconds <= MAX_WINDOW_S:
+        raise InvalidRequest(
+            f"`window` is like 30s, 5m or 45, above 0 and at most {MAX_WINDOW_S:.0f} s; "
+            f"it is {text[:40]!r}"
+        )
+    return seconds

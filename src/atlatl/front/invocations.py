@@ -1,0 +1,114 @@
+"""InvokeFunction over HTTP, in proto3 JSON: everything that gRPC can say."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from google.protobuf import json_format
+from starlette.requests import Request
+from starlette.responses import Response
+
+from atlatl.errors import Cancelled, InvalidRequest
+from atlatl.front import rpcs
+from atlatl.front.access import Gate
+from atlatl.front.answers import address, bounded, json_answer
+from atlatl.front.auth import Scope
+from atlatl.front.calls import headers_of
+from atlatl.front.codec import EXECUTION_DATA
+from atlatl.front.proto import function_pb2 as pb
+from atlatl.front.proto_json import to_json
+from atlatl.front.routes import Endpoint
+
+if TYPE_CHECKING:
+    from atlatl.service import FunctionService
+
+
+class Invocations:
+    """Answers `/api/v1/invocations`."""
+
+    def __init__(self, service: FunctionService, gate: Gate) -> None:
+        self._service = service
+        self._gate = gate
+
+    def endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint(
+                "POST", "/api/v1/invocations", self.invoke, Scope.CALL, (), ("application/json",)
+            )
+        ]
+
+    async def invoke(self, request: Request) -> Response:
+        """Takes an InvokeFunctionRequest and gives an InvokeFunctionResponse, in proto3 JSON."""
+        limit = self._service.settings.http.max_body_bytes
+        message = request_from_json(await bounded(request, limit, "http.max_body_bytes").body())
+        exchange = rpcs.Exchange(
+            self._service,
+            headers_of(request.headers.raw, without=frozenset()),
+            partial(self._gate.check, request),
+        )
+        answer = await _unless_gone(request, rpcs.invoke_function(exchange, message))
+        tree = to_json(answer)
+        if tree["status_endpoint"]:
+            tree["status_endpoint"] = address(request) + tree["status_endpoint"]
+        return json_answer(tree)
+
+
+async def _unless_gone(
+    request: Request, work: Coroutine[Any, Any, pb.InvokeFunctionResponse]
+) -> pb.InvokeFunctionResponse:
+    """The answer, for as long as somebody waits for it."""
+    answering = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise Cancelled("the caller hung up")
+        return answering.result()
+    finally:
+        answering.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def request_from_json(body: bytes) -> pb.InvokeFunctionRequest:
+    """The request out of its proto3 JSON.
+
+    Raw bytes as a parameter are `{"@type": EXECUTION_DATA, "value": base64}`: the standard
+    mapping would have to know a message of that name.
+
+    Raises:
+        InvalidRequest: it is no such message.
+    """
+    try:
+        tree = msgspec.json.decode(body, type=dict[str, Any])
+        raw = _take_raw(tree.get("parameters") or [])
+        message = json_format.ParseDict(tree, pb.InvokeFunctionRequest())
+    except (msgspec.DecodeError, json_format.ParseError, binascii.Error, UnicodeError) as error:
+        raise InvalidRequest(
+            f"the body is not an InvokeFunctionRequest in proto3 JSON: {error}"
+        ) from None
+    for index, content in raw.items():
+        message.parameters[index].value.type_url = EXECUTION_DATA
+        message.parameters[index].value.value = content
+    return message
+
+
+def _take_raw(parameters: Any) -> dict[int, bytes]:
+    """Takes the raw bytes out of the parameters; their contents by position."""
+    taken = {}
+    for index, parameter in enumerate(parameters if isinstance(parameters, list) else []):
+        value = parameter.get("value") if isinstance(parameter, dict) else None
+        if isinstance(value, dict) and value.get("@type") == EXECUTION_DATA:
+            del parameter["value"]
+            taken[index] = base64.b64decode(str(value.get("value", "")), validate=True)
+    return taken

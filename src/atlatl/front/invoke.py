@@ -1,0 +1,286 @@
+"""Calling functions: `/functions/{task}` and everything below it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from atlatl.errors import AtlatlError, InternalFailure, ResultInvalid, TaskNotFound
+from atlatl.front.access import Gate
+from atlatl.front.answers import address, bounded, json_answer
+from atlatl.front.calls import accepts, call_from, headers_of, prefers_async
+from atlatl.front.problems import MethodNotAllowed, RouteNotFound, problem_response
+from atlatl.front.rows import execution_row
+from atlatl.front.streaming import Chunked, ServerSentEvents, StreamCut
+from atlatl.model import Call, Execution, HttpRequest, Mode, Result, Shape
+
+if TYPE_CHECKING:
+    from atlatl.engine.manager import Ticket
+    from atlatl.service import FunctionService
+
+PLAIN_METHODS = ["GET", "HEAD", "POST"]
+"""For handlers that take arguments; those that take the whole request get any method."""
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Of the connection and not of the answer: a function's own are left out."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""RFC 9110, 5.5: with a line break in it, a value could add headers of its own."""
+
+
+class Functions:
+    """Answers calls of deployed functions."""
+
+    def __init__(self, service: FunctionService, gate: Gate) -> None:
+        self._service = service
+        self._gate = gate
+
+    async def invoke(self, request: Request) -> Response | StreamAnswer:
+        """Calls a function; what it returns is the answer."""
+        name = request.path_params["task"]
+        path = "/" + request.path_params.get("path", "")
+        shape = self._shape(name)
+        if shape is not None and shape.kind != "request":
+            _check_plain(request.method, name, path)
+        whole = await self._whole(request, path)
+        call = call_from(
+            name,
+            whole,
+            mode=_mode(whole, shape),
+            new_execution_id=self._service.new_execution_id(),
+        )
+        if call.mode is Mode.ASYNC:
+            return self._accepted(request, await self._service.submit(call))
+        if call.mode is Mode.STREAM:
+            return StreamAnswer(
+                self._service, call, as_events=accepts(whole.headers, "text/event-stream")
+            )
+        return answer(await self._finished(request, call))
+
+    def _shape(self, name: str) -> Shape | None:
+        try:
+            task = self._service.task(name)
+        except TaskNotFound:
+            return None  # refused, and counted, by the call itself
+        return task.shapes.get(task.function)
+
+    async def _whole(self, request: Request, path: str) -> HttpRequest:
+        # The service's own token is none of the function's business: with it, it could deploy.
+        secret = {"authorization"} if self._gate.holds_token(request) else set()
+        limit = self._service.settings.http.max_body_bytes
+        return HttpRequest(
+            method=request.method,
+            path=path,
+            query=request.scope["query_string"].decode("latin-1"),
+            headers=headers_of(request.headers.raw, without=frozenset(secret)),
+            body=await bounded(request, limit, "http.max_body_bytes").body(),
+        )
+
+    def _accepted(self, request: Request, execution: Execution) -> Response:
+        where = address(request, "api", "v1", "executions", execution.execution_id)
+        headers = {
+            "Location": where,
+            "Preference-Applied": "respond-async",
+            "Atlatl-Execution-Id": execution.execution_id,
+        }
+        return json_answer(execution_row(execution), status=202, headers=headers)
+
+    async def _finished(self, request: Request, call: Call) -> Execution:
+        ended: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+
+        def done(execution: Execution) -> None:
+            if not ended.done():
+                ended.set_result(execution)
+
+        ticket = self._service.start(call, done)
+        async with cancelled_with_caller(request.receive, call, ticket):
+            return await ended
+
+
+class StreamAnswer:
+    """The answer of a generator handler: its items as they come.
+
+    A failure before the first item is an ordinary problem. After it, server-sent events end
+    with `event: error`, and a chunked answer is broken off, so that no client takes it for
+    complete.
+    """
+
+    def __init__(self, service: FunctionService, call: Call, *, as_events: bool) -> None:
+        self._service = service
+        self._call = call
+        self._form: Chunked | ServerSentEvents = ServerSentEvents() if as_events else Chunked()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        items: asyncio.Queue[Result | Execution] = asyncio.Queue()
+        ticket = self._service.start(self._call, items.put_nowait, items.put_nowait)
+        async with cancelled_with_caller(receive, self._call, ticket):
+            first = await items.get()
+            if isinstance(first, Execution):
+                await self._without_items(first)(scope, receive, send)
+            else:
+                await self._with_items(first, items, ticket, send)
+
+    def _without_items(self, execution: Execution) -> Response:
+        outcome = execution.outcome
+        repeated = outcome is not None and outcome.result is not None and outcome.result.body
+        if (outcome is not None and outcome.error is not None) or repeated:
+            return answer(execution)
+        return Response(
+            headers=execution_headers(execution), media_type=self._form.media_type(None)
+        )
+
+    async def _with_items(
+        self, first: Result, items: asyncio.Queue[Result | Execution], ticket: Ticket, send: Send
+    ) -> None:
+        headers = {
+            "content-type": self._form.media_type(first),
+            "cache-control": "no-store",
+            "x-accel-buffering": "no",
+            "atlatl-execution-id": self._call.execution_id,
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        item: Result | Execution = first
+        while isinstance(item, Result):
+            await _send_body(send, self._form.item(item))
+            ticket.credit(len(item.body))
+            item = await items.get()
+        await self._end(item, send)
+
+    async def _end(self, execution: Execution, send: Send) -> None:
+        error = execution.outcome.error if execution.outcome else None
+        if error is not None:
+            last_words = self._form.failure(error, execution.execution_id)
+            if last_words is None:
+                raise StreamCut(f"execution {execution.execution_id}: {error.message}")
+            await _send_body(send, last_words)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_body(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+@asynccontextmanager
+async def cancelled_with_caller(
+    receive: Receive, call: Call, ticket: Ticket
+) -> AsyncIterator[None]:
+    """Inside, a caller who hangs up cancels the call, unless its id was given by the caller.
+
+    Such a call belongs to its id: the caller may come back and ask for it.
+    """
+    if call.id_given:
+        yield
+        return
+    listener = asyncio.create_task(_cancel_when_gone(receive, ticket))
+    try:
+        yield
+    except asyncio.CancelledError:
+        ticket.cancel("the connection was closed")
+        raise
+    finally:
+        listener.cancel()
+
+
+async def _cancel_when_gone(receive: Receive, ticket: Ticket) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    ticket.cancel("the caller hung up")
+
+
+def answer(execution: Execution) -> Response:
+    """An execution that ended, as its caller gets it."""
+    outcome = execution.outcome
+    if outcome is None:
+        raise InternalFailure(f"execution {execution.execution_id} ended without an outcome")
+    if outcome.error is not None:
+        return _failed(execution, outcome.error)
+    result = outcome.result or Result(kind="json", body=b"null")
+    if fault := _fault(result):
+        return _failed(execution, ResultInvalid(fault))
+    response = Response(
+        b"" if result.status in (204, 205, 304) else result.body,
+        status_code=result.status,
+        headers=execution_headers(execution),
+        media_type=None if result.kind == "response" else result.content_type,
+    )
+    if result.kind == "response":
+        _add_own_headers(response, result)
+    return response
+
+
+def _fault(result: Result) -> str:
+    """Why HTTP cannot carry a function's own answer; empty when it can."""
+    if not 200 <= result.status <= 599:
+        return f"the function answered with status {result.status}; it must be from 200 to 599"
+    for name, value in result.headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            return f"the function answered with header {name!r}, which HTTP cannot carry"
+    return ""
+
+
+def execution_headers(execution: Execution) -> dict[str, str]:
+    headers = {"Atlatl-Execution-Id": execution.execution_id}
+    outcome = execution.outcome
+    instance_id = execution.instance_id or (outcome.instance_id if outcome else "")
+    if instance_id:
+        headers["Atlatl-Instance-Id"] = instance_id
+    if outcome is not None:
+        headers["Atlatl-Duration-Ms"] = f"{outcome.run_s * 1000:.3f}"
+    if execution.cold_start:
+        headers["Atlatl-Cold-Start"] = "1"
+    return headers
+
+
+def _add_own_headers(response: Response, result: Result) -> None:
+    """The headers that a function set itself; our own names stay ours."""
+    for name, value in (("content-type", result.content_type), *result.headers):
+        lower = name.lower()
+        if lower in HOP_BY_HOP or lower.startswith("atlatl-"):
+            continue
+        if lower == "set-cookie":
+            response.headers.append(name, value)
+        else:
+            response.headers[name] = value
+
+
+def _failed(execution: Execution, error: AtlatlError) -> Response:
+    response = problem_response(error, execution_id=execution.execution_id)
+    response.headers.update(execution_headers(execution))
+    return response
+
+
+def _check_plain(method: str, name: str, path: str) -> None:
+    if path != "/":
+        raise RouteNotFound(
+            f"task {name!r} takes no path: its handler has no parameter called `request`"
+        )
+    if method not in PLAIN_METHODS:
+        raise MethodNotAllowed(method, PLAIN_METHODS)
+
+
+def _mode(request: HttpRequest, shape: Shape | None) -> Mode:
+    if prefers_async(request.headers):
+        return Mode.ASYNC
+    return Mode.STREAM if shape is not None and shape.streams else Mode.SYNC

@@ -1,0 +1,126 @@
+"""The HTTP listener: uvicorn's server, started and stopped by us, with a limit on slow heads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from atlatl.errors import SettingInvalid
+from atlatl.settings import HttpSettings
+
+
+class HttpListener:
+    """Serves an ASGI application on one address.
+
+    Args:
+        app: the application.
+        settings: address and limits.
+    """
+
+    def __init__(self, app: Any, settings: HttpSettings) -> None:
+        self._settings = settings
+        self._config = uvicorn.Config(
+            app,
+            http=_protocol(settings.header_timeout_s),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=settings.idle_timeout_s,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(self._config)
+        self._task: asyncio.Task[None] | None = None
+        self.port = settings.port
+
+    async def start(self) -> None:
+        """Listens from here on; `port` is the real one.
+
+        Raises:
+            SettingInvalid: the address can't be had.
+        """
+        bound = bind(self._settings.host, self._settings.port, "http")
+        self.port = bound.getsockname()[1]
+        self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="http")
+        while not self._server.started:
+            await asyncio.sleep(0.001)
+
+    async def stop(self) -> None:
+        """Closes the listener; connections have a second to finish what they are writing."""
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        self._task = None
+
+
+def bind(host: str, port: int, group: str) -> socket.socket:
+    """A listening socket's address, or SettingInvalid naming the setting that asked for it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise SettingInvalid(
+            f"{group.upper()} can't listen on {host}:{port} ({error.strerror}); choose another "
+            f"`{group}.host` or `{group}.port` (0 takes a free one)"
+        ) from None
+    return bound
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Signals are the program's: it drains first, then stops the listeners.
+        yield
+
+
+def _protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol, closing a connection whose request head takes too long.
+
+    Without this a client that sends one byte a minute keeps a connection for ever.
+    """
+
+    class Protocol(HttpToolsProtocol):
+        _head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._await_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_arrived()
+            super().connection_lost(exc)
+
+        def on_message_begin(self) -> None:
+            self._await_head()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head_arrived()
+            super().on_headers_complete()
+
+        def _await_head(self) -> None:
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(header_timeout_s, self._too_slow)
+
+        def _head_arrived(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _too_slow(self) -> None:
+            self._head_timer = None
+            self.transport.close()
+
+    return Protocol

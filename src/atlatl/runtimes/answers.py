@@ -1,0 +1,164 @@
+"""From what an instance sends to what the service knows about a call.
+
+An instance runs foreign code: everything here is checked, and what does not fit raises
+`WireError`, upon which the instance is killed.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from atlatl.errors import (
+    ArtifactInvalid,
+    AtlatlError,
+    Cancelled,
+    FunctionRaised,
+    InvalidRequest,
+    OutOfMemory,
+    ResultInvalid,
+)
+from atlatl.model import Outcome, OutcomeKind, Result, Shape, failed
+from atlatl.runtimes.output import OutputFile, cut
+from atlatl_worker import wire
+from atlatl_worker.binding import ResultError, check_response
+
+KINDS = {wire.JSON: "json", wire.TEXT: "text", wire.BYTES: "bytes"}
+
+_ERRORS: dict[str, type[AtlatlError]] = {
+    "raised": FunctionRaised,
+    "result": ResultInvalid,
+    "memory": OutOfMemory,
+    "cancelled": Cancelled,
+    "invalid": InvalidRequest,
+    "import": ArtifactInvalid,
+}
+
+
+class Told(msgspec.Struct):
+    """Metadata of a REPLY or END."""
+
+    run_s: float = 0.0
+    printed: tuple[int, int] | None = None
+    """Where in the output file the call's output stands."""
+    output: str = ""
+    """The output itself, of a call that shared its instance with others."""
+    written: int = 0
+    status: int = 200
+    headers: list[tuple[str, str]] = []
+
+
+class FaultTold(msgspec.Struct):
+    kind: str
+    message: str
+    detail: str = ""
+
+
+_told = msgspec.json.Decoder(Told).decode
+_fault = msgspec.json.Decoder(FaultTold).decode
+_shapes = msgspec.json.Decoder(dict[str, Shape]).decode
+
+
+def told(frame: wire.Frame) -> Told:
+    """The metadata of a REPLY or END."""
+    if not frame.meta:
+        return Told()
+    try:
+        return _told(frame.meta)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise wire.WireError(f"metadata that cannot be read: {error}") from None
+
+
+def fault(frame: wire.Frame) -> AtlatlError:
+    """The error that a frame with the content ERROR stands for."""
+    try:
+        known = _fault(frame.body)
+        return _ERRORS[known.kind](known.message, detail=known.detail)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError) as error:
+        raise wire.WireError(f"a fault that cannot be read: {error}") from None
+
+
+def shapes(frame: wire.Frame) -> dict[str, Shape]:
+    """What the artifact can be called with, or why it can't be; raises ArtifactInvalid."""
+    if frame.content == wire.ERROR:
+        raise fault(frame)
+    try:
+        return _shapes(frame.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise wire.WireError(f"shapes that cannot be read: {error}") from None
+
+
+def result(frame: wire.Frame, about: Told) -> Result:
+    """The value in a REPLY or CHUNK."""
+    if frame.content != wire.RESPONSE:
+        return Result(kind=KINDS[frame.content], body=frame.body)
+    try:
+        check_response(about.status, about.headers)
+    except ResultError as error:
+        raise wire.WireError(str(error)) from None
+    return Result(
+        kind="response", body=frame.body, status=about.status, headers=tuple(about.headers)
+    )
+
+
+def outcome(
+    frame: wire.Frame, about: Told, value: Result | None, output: bytes, instance_id: str
+) -> Outcome:
+    """How a call ended, by its REPLY or END."""
+    run_s = max(0.0, about.run_s)
+    if frame.content == wire.ERROR:
+        error = fault(frame)
+        return failed(error, output=output, instance_id=instance_id, run_s=run_s)
+    return Outcome(
+        kind=OutcomeKind.SUCCESS,
+        result=value,
+        output=output,
+        instance_id=instance_id,
+        run_s=run_s,
+    )
+
+
+def output(about: Told, file: OutputFile, limit: int) -> bytes:
+    """What the call printed and logged, cut at `limit` bytes."""
+    if about.printed is not None:
+        try:
+            return file.take(*about.printed, limit)
+        except ValueError as error:
+            raise wire.WireError(str(error)) from None
+    if about.output:
+        return cut(about.output.encode(), about.written, limit)
+    return b""
+
+
+class Joined:
+    """The items of a stream whose caller wants one result."""
+
+    __slots__ = ("_items", "n_bytes")
+
+    def __init__(self) -> None:
+        self._items: list[Result] = []
+        self.n_bytes = 0
+
+    def add(self, item: Result) -> None:
+        self._items.append(item)
+        self.n_bytes += len(item.body)
+
+    def result(self) -> Result:
+        """Text and bytes end to end; a JSON list as soon as one item is JSON.
+
+        Raises:
+            ResultInvalid: JSON and bytes stand side by side, which no list can hold.
+        """
+        kinds = {item.kind for item in self._items}
+        bodies = [item.body for item in self._items]
+        if kinds and "json" not in kinds:
+            return Result(kind="bytes" if "bytes" in kinds else "text", body=b"".join(bodies))
+        if "bytes" in kinds:
+            raise ResultInvalid(
+                "the function yielded both bytes and JSON values, which cannot be joined; "
+                "yield one kind, or call it as a stream"
+            )
+        listed = [
+            item.body if item.kind == "json" else msgspec.json.encode(item.body.decode())
+            for item in self._items
+        ]
+        return Result(kind="json", body=b"[" + b",".join(listed) + b"]")

@@ -1,0 +1,514 @@
+"""The way to one instance: calls out, outcomes back, and what happens when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from atlatl.errors import (
+    ArtifactInvalid,
+    AtlatlError,
+    Cancelled,
+    InstanceCrashed,
+    InstanceLost,
+    ResultInvalid,
+    StartFailed,
+)
+from atlatl.model import Call, Encoded, HttpRequest, Outcome, Result, Shape, Task, failed
+from atlatl.ports import Done, OnChunk
+from atlatl.runtimes import answers
+from atlatl.runtimes.zygote import Exit, Spawned, kill
+from atlatl_worker import wire
+
+log = logging.getLogger(__name__)
+
+OVERHEAD_BYTES = 1024 * 1024
+"""What a frame may have beyond the largest result: traceback, headers, shapes."""
+
+ESCAPED = 6
+"""Characters that JSON may need for one byte of output."""
+
+LOOP_GRACE_S = 0.25
+"""Least time that an event loop gets to answer a ping before its instance is given up."""
+
+CLOSE_TIMEOUT_S = 1.0
+"""Longest wait for the last bytes of a process that has ended."""
+
+
+class Flight:
+    """One call in an instance."""
+
+    __slots__ = (
+        "done",
+        "execution_id",
+        "joined",
+        "on_chunk",
+        "outstanding",
+        "overdue",
+        "pong",
+        "request_id",
+        "sent_at",
+        "verdict",
+    )
+
+    def __init__(
+        self, request_id: int, execution_id: str, done: Done, on_chunk: OnChunk | None, now: float
+    ) -> None:
+        self.request_id = request_id
+        self.execution_id = execution_id
+        self.done = done
+        self.on_chunk = on_chunk
+        self.sent_at = now
+        self.joined = answers.Joined()
+        self.outstanding = 0
+        self.verdict: AtlatlError | None = None
+        """Why its work is being ended; what it answers does not matter any more."""
+        self.overdue = False
+        """It had its time to end by itself."""
+        self.pong: asyncio.Future[None] | None = None
+
+
+class Channel(asyncio.BufferedProtocol):
+    """An instance, from blank to grave; see `ports.InstanceChannel`."""
+
+    origin = "blank"
+
+    def __init__(self, instance_id: str, clock: Callable[[], float]) -> None:
+        self.id = instance_id
+        self.pid = 0
+        self.shapes: dict[str, Shape] = {}
+        self.on_lost: Callable[[AtlatlError], None] | None = None
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._spawned: Spawned | None = None
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray(wire.RECEIVE_BYTES)
+        self._decoder = wire.Decoder(OVERHEAD_BYTES)
+        self._task: Task | None = None
+        self._assigned: asyncio.Future[wire.Frame] | None = None
+        self._flights: dict[int, Flight] = {}
+        self._by_execution: dict[str, Flight] = {}
+        self._pings: dict[int, asyncio.Future[None]] = {}
+        self._last_id = 0
+        self._out: list[bytes] = []
+        self._open = True
+        self._expected = False
+        self._fault: str = ""
+        self._exit: Exit | None = None
+        self._hung_up = False
+        self._gone = asyncio.Event()
+
+    # --- beginning ---
+
+    async def connect(self, spawned: Spawned) -> None:
+        """Takes over a forked instance with its descriptors."""
+        self._spawned = spawned
+        self.pid = spawned.pid
+        await self._loop.create_unix_connection(lambda: self, sock=spawned.sock)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    async def assign(self, task: Task, assignment: dict[str, Any]) -> None:
+        """Makes the blank an instance of the task.
+
+        Raises:
+            ArtifactInvalid: the code does not import, or has no such function.
+            StartFailed: the instance was ended meanwhile, and not by its code.
+        """
+        self._task = task
+        limits = task.settings.confinement
+        self._decoder.limit = limits.response_bytes + ESCAPED * limits.output_bytes + OVERHEAD_BYTES
+        self._assigned = self._loop.create_future()
+        self._write(wire.encode(wire.CALL, 0, msgspec.json.encode(assignment)))
+        frame = await self._assigned
+        printed = self._take_rest()
+        try:
+            self.shapes = answers.shapes(frame)
+        except ArtifactInvalid as error:
+            error.detail += f"\n{printed.decode(errors='replace')}" if printed else ""
+            raise
+        except wire.WireError as error:
+            raise ArtifactInvalid(f"{task.handler}: its instance sent {error}") from None
+
+    # --- calls ---
+
+    def send(
+        self,
+        call: Call,
+        encoded: Encoded,
+        done: Done,
+        *,
+        deadline: float,
+        attempt: int = 1,
+        on_chunk: OnChunk | None = None,
+    ) -> None:
+        """Hands the call over; see `ports.InstanceChannel.send`."""
+        flight = Flight(self._new_id(), call.execution_id, done, on_chunk, self._clock())
+        if not self._open or self._task is None:
+            lost = failed(InstanceLost("the instance ended before it got the call"))
+            self._loop.call_soon(self._tell, flight, lost)
+            return
+        meta = self._call_meta(call, encoded, self._task, deadline, attempt)
+        self._flights[flight.request_id] = flight
+        self._by_execution[call.execution_id] = flight
+        frame = wire.encode(wire.CALL, flight.request_id, msgspec.json.encode(meta), encoded.body)
+        if self._task.settings.pool.max_concurrent_requests == 1:
+            self._write(frame)
+        else:
+            self._write_soon(frame)
+
+    def _call_meta(
+        self, call: Call, encoded: Encoded, task: Task, deadline: float, attempt: int
+    ) -> dict[str, Any]:
+        function = call.function or task.function
+        meta: dict[str, Any] = {
+            "function": function,
+            "execution_id": call.execution_id,
+            "deadline": deadline,
+            "payload": encoded.kind,
+            **encoded.meta,
+        }
+        if attempt != 1:
+            meta["attempt"] = attempt
+        if call.environment:
+            meta["environment"] = call.environment
+        shape = self.shapes.get(function)
+        if shape is not None and shape.wants_context:
+            meta["context_headers"] = _headers(call)
+            meta["traceparent"] = call.traceparent
+        return meta
+
+    def credit(self, execution_id: str, n_bytes: int) -> None:
+        """Says that `n_bytes` of a stream were consumed."""
+        flight = self._by_execution.get(execution_id)
+        if flight is not None:
+            self._credit(flight, n_bytes)
+
+    def _credit(self, flight: Flight, n_bytes: int) -> None:
+        flight.outstanding = max(0, flight.outstanding - n_bytes)
+        if n_bytes > 0:
+            self._write(wire.encode_credit(flight.request_id, n_bytes))
+
+    def cancel(self, execution_id: str, *, force: bool = False) -> None:
+        """Ends the work of one call; see `ports.InstanceChannel.cancel`."""
+        flight = self._by_execution.get(execution_id)
+        if flight is None:
+            return
+        self._end_work(flight, Cancelled("the call was cancelled"), force=force)
+
+    def _end_work(self, flight: Flight, verdict: AtlatlError, *, force: bool) -> None:
+        again = flight.verdict is not None
+        flight.verdict = flight.verdict or verdict
+        flight.overdue = flight.overdue or force
+        if len(self._flights) == 1:
+            self._kill("a call was cancelled")
+            return
+        if not again:
+            self._write(wire.encode(wire.CANCEL, flight.request_id))
+            flight.pong = self._send_ping()
+            grace_s = self._task.settings.cancel_grace_s if self._task else 0.0
+            self._loop.call_later(max(grace_s, LOOP_GRACE_S), self._grace_over, flight)
+        self._kill_if_all_overdue()
+
+    def _grace_over(self, flight: Flight) -> None:
+        """A coroutine that ignores its cancellation stays until the others have finished."""
+        if self._flights.get(flight.request_id) is not flight:
+            return
+        flight.overdue = True
+        if flight.pong is not None and not flight.pong.done():
+            self._kill("its event loop does not answer; a call was cancelled")
+        else:
+            self._kill_if_all_overdue()
+
+    def _kill_if_all_overdue(self) -> None:
+        if self._flights and all(flight.overdue for flight in self._flights.values()):
+            self._kill("the cancelled calls did not end")
+
+    @property
+    def accepting(self) -> bool:
+        """False once the instance must not be given new calls."""
+        return self._open and all(flight.verdict is None for flight in self._flights.values())
+
+    # --- health and end ---
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process has ended and all its calls have been answered."""
+        return self._gone.is_set()
+
+    def memory_bytes(self) -> int:
+        """PSS of the instance, 0 when it is gone. Reads /proc: call it from a thread."""
+        try:
+            with open(f"/proc/{self.pid}/smaps_rollup", encoding="ascii") as file:  # noqa: PTH123
+                for line in file:
+                    if line.startswith("Pss:"):
+                        return int(line.split()[1]) * 1024
+        except (OSError, ValueError):
+            # Not ours to read, or it has just ended.
+            pass
+        return 0
+
+    async def ping(self) -> None:
+        """Returns when the instance answered; raises InstanceLost."""
+        if not self._open:
+            raise InstanceLost("the instance has ended")
+        await self._send_ping()
+
+    def _send_ping(self) -> asyncio.Future[None]:
+        pong: asyncio.Future[None] = self._loop.create_future()
+        number = self._new_id()
+        self._pings[number] = pong
+        pong.add_done_callback(lambda _: self._pings.pop(number, None))
+        self._write(wire.encode(wire.PING, number))
+        return pong
+
+    def kill(self) -> None:
+        """Ends the process now; calls in flight get InstanceLost."""
+        self._expected = True
+        self._kill("it was ended by the service")
+
+    async def stop(self, grace_s: float) -> None:
+        """Ends an instance that is no longer wanted; returns when the process is gone."""
+        self._expected = True
+        self._open = False
+        if self._transport is not None and not self._hung_up:
+            self._transport.write_eof()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._gone.wait()
+        except TimeoutError:
+            self.kill()
+            await self._gone.wait()
+
+    def _kill(self, fault: str) -> None:
+        self._open = False
+        self._fault = self._fault or fault
+        if self._exit is None and self._spawned is not None:
+            kill(self._spawned.pidfd)
+
+    def process_exited(self, how: Exit) -> None:
+        """Told by the zygote."""
+        self._open = False
+        self._exit = how
+        if self._spawned is not None and how.of_zygote:
+            kill(self._spawned.pidfd)
+        if self._transport is None:
+            self._hung_up = True
+        elif not self._hung_up:
+            # A child with a copy of the socket would keep the connection open.
+            self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        self._check_gone()
+
+    def _check_gone(self) -> None:
+        """It is gone when the process has ended and its last bytes have been read."""
+        if self._exit is None or not self._hung_up or self.gone:
+            return
+        self._gone.set()
+        flights = list(self._flights.values())
+        for flight in flights:
+            self._finish(flight, failed(self._last_words(flight), **self._facts(flight)))
+        lost = InstanceLost(f"the instance {self._how_it_ended()}")
+        for waiting in (*self._pings.values(), self._assigned):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(lost if waiting is not self._assigned else self._not_born())
+                waiting.exception()
+        self._release()
+        if not self._expected and self.on_lost is not None:
+            try:
+                self.on_lost(lost)
+            except Exception:
+                log.exception("the callback for the end of instance %s failed", self.id)
+
+    def _last_words(self, flight: Flight) -> AtlatlError:
+        if flight.verdict is not None:
+            return flight.verdict
+        how = self._how_it_ended()
+        if self._expected or (self._exit is not None and self._exit.of_zygote):
+            return InstanceLost(f"the instance {how}")
+        if len(self._flights) > 1:
+            return InstanceLost(f"the instance {how} while it ran this call and others")
+        return InstanceCrashed(f"the instance {how} while it ran this call")
+
+    def _not_born(self) -> AtlatlError:
+        how = self._how_it_ended()
+        handler = self._task.handler if self._task else ""
+        if self._expected or (self._exit is not None and self._exit.of_zygote):
+            return StartFailed(f"the instance {how} while it imported {handler}")
+        printed = self._take_rest().decode(errors="replace")
+        return ArtifactInvalid(f"the process {how} while it imported {handler}", detail=printed)
+
+    def _how_it_ended(self) -> str:
+        if self._fault:
+            return f"was killed: {self._fault}"
+        return str(self._exit) if self._exit is not None else "ended"
+
+    def _facts(self, flight: Flight) -> dict[str, Any]:
+        """What is known about a call whose instance died."""
+        alone = len(self._flights) == 1
+        return {
+            "output": self._take_rest() if alone else b"",
+            "instance_id": self.id,
+            "run_s": max(0.0, self._clock() - flight.sent_at),
+        }
+
+    def _take_rest(self) -> bytes:
+        if self._spawned is None or self._task is None:
+            return b""
+        return self._spawned.output.take_rest(self._task.settings.confinement.output_bytes)
+
+    def _release(self) -> None:
+        if self._spawned is not None:
+            os.close(self._spawned.pidfd)
+            self._spawned.output.close()
+            if self._transport is None:
+                self._spawned.sock.close()
+            self._spawned = None
+
+    # --- frames out ---
+
+    def _new_id(self) -> int:
+        self._last_id = self._last_id % wire.MAX_REQUEST_ID + 1
+        return self._last_id
+
+    def _write(self, frame: bytes) -> None:
+        if self._out:
+            self._out.append(frame)
+        elif self._transport is not None and not self._hung_up:
+            self._transport.write(frame)
+
+    def _write_soon(self, frame: bytes) -> None:
+        """Frames of one turn of the loop go out in one write."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(frame)
+
+    def _flush(self) -> None:
+        out, self._out = b"".join(self._out), []
+        self._write(out)
+
+    # --- frames in ---
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Never raises: an error here would leave the calls of this instance without an end."""
+        try:
+            frames = self._decoder.feed(memoryview(self._buffer)[:nbytes])
+            for frame in frames:
+                self._take(frame)
+        except wire.WireError as error:
+            self._kill(f"it sent {error}")
+            if self._transport is not None:
+                self._transport.abort()
+
+    def eof_received(self) -> None:
+        if self._exit is None and not self._expected:
+            self._kill("it closed its connection to the service")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.eof_received()
+        self._hung_up = True
+        self._check_gone()
+
+    def _take(self, frame: wire.Frame) -> None:
+        if frame.request_id == 0 and self._assigned is not None and not self._assigned.done():
+            self._assigned.set_result(frame)
+            return
+        if frame.kind == wire.PONG:
+            pong = self._pings.get(frame.request_id)
+            if pong is not None and not pong.done():
+                pong.set_result(None)
+            return
+        flight = self._flights.get(frame.request_id)
+        if flight is None:
+            raise wire.WireError("an answer to no call")
+        if frame.kind == wire.CHUNK:
+            self._take_chunk(flight, frame)
+        elif frame.kind in (wire.REPLY, wire.END):
+            self._take_answer(flight, frame)
+        else:
+            raise wire.WireError(f"a frame of kind {frame.kind}, which only the service sends")
+
+    def _take_chunk(self, flight: Flight, frame: wire.Frame) -> None:
+        size = len(frame.body)
+        if frame.content not in answers.KINDS or not wire.may_send(flight.outstanding, size):
+            raise wire.WireError("an item of a stream that it had no credit for")
+        flight.outstanding += size
+        item = Result(kind=answers.KINDS[frame.content], body=frame.body)
+        if flight.verdict is not None:
+            self._credit(flight, size)
+        elif flight.on_chunk is not None:
+            self._hand_over(flight, flight.on_chunk, item)
+        else:
+            self._join(flight, item)
+
+    def _hand_over(self, flight: Flight, on_chunk: OnChunk, item: Result) -> None:
+        try:
+            on_chunk(item)
+        except Exception:
+            log.exception("the reader of execution %s failed", flight.execution_id)
+            self._end_work(flight, Cancelled("the reader of the stream failed"), force=True)
+
+    def _join(self, flight: Flight, item: Result) -> None:
+        flight.joined.add(item)
+        assert self._task is not None
+        limit = self._task.settings.confinement.response_bytes
+        if flight.joined.n_bytes > limit:
+            error = ResultInvalid(
+                f"the items of the stream together are over the limit of {limit} bytes "
+                "(`confinement.response_bytes`); call it as a stream"
+            )
+            self._end_work(flight, error, force=True)
+        else:
+            self._credit(flight, len(item.body))
+
+    def _take_answer(self, flight: Flight, frame: wire.Frame) -> None:
+        assert self._task is not None
+        assert self._spawned is not None
+        about = answers.told(frame)
+        limit = self._task.settings.confinement.output_bytes
+        output = answers.output(about, self._spawned.output, limit)
+        value: Result | None = None
+        if frame.kind == wire.REPLY and frame.content != wire.ERROR:
+            value = answers.result(frame, about)
+        elif frame.content != wire.ERROR and flight.on_chunk is None:
+            try:
+                value = flight.joined.result()
+            except ResultInvalid as error:
+                flight.verdict = error
+        outcome = answers.outcome(frame, about, value, output, self.id)
+        if flight.verdict is not None:
+            outcome = failed(
+                flight.verdict, output=output, instance_id=self.id, run_s=outcome.run_s
+            )
+        if about.printed is not None and len(self._flights) == 1:
+            self._spawned.output.rewind()
+        self._finish(flight, outcome)
+        self._kill_if_all_overdue()
+
+    def _finish(self, flight: Flight, outcome: Outcome) -> None:
+        """The one way out of the table of flights, so `done` runs exactly once."""
+        if self._flights.pop(flight.request_id, None) is None:
+            return
+        if self._by_execution.get(flight.execution_id) is flight:
+            del self._by_execution[flight.execution_id]
+        self._tell(flight, outcome)
+
+    def _tell(self, flight: Flight, outcome: Outcome) -> None:
+        try:
+            flight.done(outcome)
+        except Exception:
+            log.exception("the callback of execution %s failed", flight.execution_id)
+
+
+def _headers(call: Call) -> dict[str, str]:
+    if call.headers or not isinstance(call.payload, HttpRequest):
+        return call.headers
+    return call.payload.headers

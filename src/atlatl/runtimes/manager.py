@@ -1,0 +1,73 @@
+"""RuntimeManager: which runtime starts the instances of a task."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from atlatl.errors import StartFailed, UnsupportedOperation
+from atlatl.model import Task
+from atlatl.ports import InstanceChannel, Runtime
+
+
+class RuntimeManager:
+    """Runtimes by name; itself a runtime that passes each start on to the task's own."""
+
+    def __init__(self) -> None:
+        self._runtimes: dict[str, Runtime] = {}
+        self._open = False
+
+    def register(self, name: str, runtime: Runtime) -> None:
+        """Adds a runtime before `open`; raises ValueError when the name is taken."""
+        if name in self._runtimes:
+            raise ValueError(f"a runtime called {name!r} is registered already")
+        self._runtimes[name] = runtime
+
+    @property
+    def names(self) -> list[str]:
+        """What `task.runtime` may be."""
+        return sorted(self._runtimes)
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls can be served: open, and at least one runtime can start instances."""
+        return self._open and any(
+            getattr(runtime, "ready", True) for runtime in self._runtimes.values()
+        )
+
+    async def open(self) -> None:
+        """Opens all runtimes, or none.
+
+        Raises:
+            StartFailed: none is registered, or one does not come up.
+        """
+        if not self._runtimes:
+            raise StartFailed("no runtime is registered, so no function could ever run")
+        async with contextlib.AsyncExitStack() as opened:
+            for runtime in self._runtimes.values():
+                await runtime.open()
+                opened.push_async_callback(runtime.close)
+            opened.pop_all()
+        self._open = True
+
+    async def start(self, task: Task, code: Path, deps: Path | None) -> InstanceChannel:
+        """Starts an instance with the task's runtime; see `ports.Runtime.start`.
+
+        Raises:
+            UnsupportedOperation: no such runtime.
+        """
+        name = task.settings.runtime
+        runtime = self._runtimes.get(name)
+        if runtime is None:
+            raise UnsupportedOperation(
+                f"task {task.name!r} asks for the runtime {name!r}; there is: "
+                f"{', '.join(self.names) or 'none'}"
+            )
+        return await runtime.start(task, code, deps)
+
+    async def close(self) -> None:
+        """Closes all runtimes; can be called more than once."""
+        self._open = False
+        async with contextlib.AsyncExitStack() as closing:
+            for runtime in self._runtimes.values():
+                closing.push_async_callback(runtime.close)

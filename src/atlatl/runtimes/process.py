@@ -1,0 +1,250 @@
+"""The runtime that runs Python functions in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from atlatl.errors import AtlatlError, StartFailed
+from atlatl.model import Task
+from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.zygote import SYSTEM_PATH, Exit, Zygote
+from atlatl.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DEMAND_S = 10.0
+"""The stock of blanks follows the starts of this many last seconds."""
+
+RETRY_S = 0.1
+MAX_RETRY_S = 5.0
+
+
+class ProcessRuntime:
+    """Starts instances by fork from a zygote, most of them from a stock of ready blanks.
+
+    Args:
+        settings: of the service; `blank_pool` and `limits` matter here.
+        clock: monotonic seconds.
+        ids: makes an instance's id.
+    """
+
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float], ids: Callable[[], str]
+    ) -> None:
+        self._stock = settings.blank_pool
+        self._start_timeout_ms = settings.limits.instance_creation_timeout_ms
+        self._clock = clock
+        self._ids = ids
+        self._zygote: Zygote | None = None
+        self._zygote_up = asyncio.Event()
+        self._blanks: deque[Channel] = deque()
+        self._channels: dict[str, Channel] = {}
+        self._starts: deque[float] = deque()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._tending = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry_s = RETRY_S
+        self._closed = False
+
+    # --- the runtime ---
+
+    @property
+    def ready(self) -> bool:
+        """Whether instances can be started now."""
+        return self._zygote is not None
+
+    @property
+    def blanks(self) -> int:
+        """Instances in stock, without a task yet."""
+        return len(self._blanks)
+
+    def pids(self) -> list[int]:
+        """Every process that was started and has not ended: the zygote, blanks, instances."""
+        zygote = [self._zygote.pid] if self._zygote is not None else []
+        return zygote + [channel.pid for channel in self._channels.values()]
+
+    async def open(self) -> None:
+        """Starts the zygote; raises StartFailed. The stock is filled behind."""
+        self._closed = False
+        await self._start_zygote()
+        self._tend_soon()
+
+    async def start(self, task: Task, code: Path, deps: Path | None) -> Channel:
+        """One cold start; see `ports.Runtime.start`."""
+        channel: Channel | None = None
+        self._starts.append(self._clock())
+        try:
+            async with asyncio.timeout(self._start_timeout_ms / 1000):
+                channel = await self._blank()
+                await channel.assign(task, _assignment(task, code, deps, self._mark()))
+        except TimeoutError:
+            await _abandon(channel)
+            raise StartFailed(
+                f"{task.handler} was not ready within {self._start_timeout_ms} ms "
+                "(`limits.instance_creation_timeout_ms`)"
+            ) from None
+        except BaseException:
+            await _abandon(channel)
+            raise
+        finally:
+            self._tend_soon()
+        return channel
+
+    async def close(self) -> None:
+        """Ends every process that was started here; returns when they are gone."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        channels = list(self._channels.values())
+        for channel in channels:
+            channel.kill()
+        zygote, self._zygote = self._zygote, None
+        self._zygote_up.clear()
+        if zygote is not None:
+            await zygote.close()
+        await asyncio.gather(*(channel.stop(0) for channel in channels))
+
+    # --- blanks ---
+
+    async def _blank(self) -> Channel:
+        while self._blanks:
+            channel = self._blanks.popleft()
+            if channel.accepting:
+                channel.on_lost = None
+                return channel
+        return await self._fork()
+
+    async def _fork(self) -> Channel:
+        if self._closed:
+            raise StartFailed("the runtime is closed")
+        await self._zygote_up.wait()
+        if self._zygote is None:
+            raise StartFailed("the process that starts instances is gone")
+        channel = Channel(self._ids(), self._clock)
+        spawned = await self._zygote.spawn(lambda how: self._exited(channel, how))
+        self._channels[channel.id] = channel
+        try:
+            await channel.connect(spawned)
+        except BaseException:
+            channel.kill()
+            raise
+        return channel
+
+    def _exited(self, channel: Channel, how: Exit) -> None:
+        self._channels.pop(channel.id, None)
+        channel.process_exited(how)
+
+    def _target(self) -> int:
+        """Blanks to have: the minimum, more after many starts, never over the maximum."""
+        horizon = self._clock() - DEMAND_S
+        while self._starts and self._starts[0] < horizon:
+            self._starts.popleft()
+        return min(self._stock.max_size, max(self._stock.min_size, len(self._starts)))
+
+    def _tend_soon(self) -> None:
+        if self._closed or self._tending:
+            return
+        self._tending = True
+        self._do(self._tend())
+
+    async def _tend(self) -> None:
+        """Brings the stock to its target, and looks again when the demand may have gone."""
+        try:
+            while len(self._blanks) < self._target():
+                blank = await self._fork()
+                blank.on_lost = lambda error, blank=blank: self._blank_lost(blank, error)
+                self._blanks.append(blank)
+            surplus = [self._blanks.pop() for _ in range(len(self._blanks) - self._target())]
+            await asyncio.gather(*(blank.stop(0) for blank in surplus))
+            self._look_again(DEMAND_S if self._starts else None)
+        except StartFailed as error:
+            log.warning("the stock of blank instances cannot be filled: %s", error)
+            self._look_again(MAX_RETRY_S)
+        finally:
+            self._tending = False
+
+    def _blank_lost(self, blank: Channel, error: AtlatlError) -> None:
+        """A blank died in stock; refilled with a delay, lest a broken one is forked in a loop."""
+        log.warning("a blank instance ended: %s", error)
+        with contextlib.suppress(ValueError):
+            self._blanks.remove(blank)
+        self._look_again(RETRY_S)
+
+    def _look_again(self, delay_s: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay_s is not None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tend_soon)
+
+    # --- the zygote ---
+
+    def _mark(self) -> dict[str, str]:
+        return self._zygote.mark if self._zygote is not None else {}
+
+    async def _start_zygote(self) -> None:
+        zygote = Zygote(self._zygote_lost)
+        await zygote.start()
+        self._zygote = zygote
+        self._zygote_up.set()
+        self._retry_s = RETRY_S
+
+    def _zygote_lost(self) -> None:
+        self._zygote = None
+        self._zygote_up.clear()
+        self._blanks.clear()
+        if not self._closed:
+            self._do(self._replace_zygote())
+
+    async def _replace_zygote(self) -> None:
+        while True:
+            try:
+                await self._start_zygote()
+                break
+            except StartFailed as error:
+                log.error("%s; trying again in %.1f s", error, self._retry_s)  # noqa: TRY400
+                await asyncio.sleep(self._retry_s)
+                self._retry_s = min(self._retry_s * 2, MAX_RETRY_S)
+        self._tend_soon()
+
+    def _do(self, chore: Any) -> None:
+        task = asyncio.get_running_loop().create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+
+async def _abandon(channel: Channel | None) -> None:
+    if channel is not None:
+        await channel.stop(0)
+
+
+def _assignment(task: Task, code: Path, deps: Path | None, mark: dict[str, str]) -> dict[str, Any]:
+    """What a blank is told; the fields of `atlatl_worker.loading.Assignment`."""
+    limits = task.settings.confinement
+    return {
+        "code": str(code.absolute()),
+        "deps": str(deps.absolute()) if deps is not None else "",
+        "handler": task.handler,
+        "environment": {
+            "PATH": SYSTEM_PATH,
+            "LANG": "C.UTF-8",
+            "HOME": "/tmp",
+            "TMPDIR": "/tmp",
+            **task.settings.env,
+            **mark,
+        },
+        "task_name": task.name,
+        "version": task.version,
+        "concurrency": task.settings.pool.max_concurrent_requests,
+        "output_bytes": limits.output_bytes,
+        "response_bytes": limits.response_bytes,
+    }

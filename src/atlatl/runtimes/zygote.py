@@ -1,0 +1,292 @@
+"""The service's end of the zygote: has instances forked, learns how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+import atlatl_worker
+from atlatl.errors import StartFailed
+from atlatl.runtimes.output import OutputFile
+
+log = logging.getLogger(__name__)
+
+READY_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 5.0
+MARK = "ATLATL_SERVICE"
+"""Environment variable by which processes of this service are known."""
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Exit(NamedTuple):
+    """How a process ended."""
+
+    code: int
+    signal: int
+    """0 when it exited by itself."""
+    of_zygote: bool = False
+    """It ended because its zygote did."""
+
+    def __str__(self) -> str:
+        if self.of_zygote:
+            return "ended with the process that had started it"
+        if not self.signal:
+            return f"exited with code {self.code}"
+        try:
+            return f"was killed by signal {self.signal} ({signal.Signals(self.signal).name})"
+        except ValueError:
+            return f"was killed by signal {self.signal}"
+
+
+OnExit = Callable[[Exit], None]
+
+
+class Spawned(NamedTuple):
+    """A forked instance; its descriptors belong to whoever gets this."""
+
+    pid: int
+    pidfd: int
+    sock: socket.socket
+    output: OutputFile
+
+
+class Message(msgspec.Struct):
+    op: str
+    id: int = 0
+    pid: int = 0
+    code: int = 0
+    signal: int = 0
+    message: str = ""
+
+
+_decode = msgspec.json.Decoder(Message).decode
+
+
+class Zygote:
+    """One zygote process.
+
+    Args:
+        on_lost: called once when it ends without having been closed; all its instances have
+            been reported as ended by then.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost = on_lost
+        self._mark = os.urandom(8).hex()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._spawns: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._watched: dict[int, OnExit] = {}
+        self._next_id = 0
+        self._ended = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """The environment variable that marks what descends from this zygote."""
+        return {MARK: self._mark}
+
+    async def start(self) -> None:
+        """Executes the process and waits until it can fork; raises StartFailed."""
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[tuple[int, int]] = loop.create_future()
+        self._spawns[0] = ready
+        try:
+            self._control = self._execute()
+            loop.add_reader(self._control, self._readable)
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await ready
+        except (OSError, TimeoutError) as error:
+            await self.close()
+            raise StartFailed(
+                f"the process that starts instances did not come up: {error}"
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    def _execute(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        script = Path(atlatl_worker.__file__).with_name("zygote.py")
+        flags = ["-I", "-S", "-X", "utf8"]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, *flags, str(script), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={"PATH": SYSTEM_PATH, **self.mark},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return ours
+
+    async def spawn(self, on_exit: OnExit) -> Spawned:
+        """Forks an instance.
+
+        Args:
+            on_exit: told once how it ended.
+
+        Raises:
+            StartFailed: the fork failed, or the zygote is gone.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
+            output = OutputFile()
+            on_failure.callback(output.close)
+            with theirs:
+                answer = self._ask(theirs.fileno(), output.descriptor)
+            on_failure.callback(_discard, answer)
+            pid, pidfd = await answer
+            self._watched[pid] = on_exit
+            on_failure.pop_all()
+        return Spawned(pid, pidfd, ours, output)
+
+    def _ask(self, *descriptors: int) -> asyncio.Future[tuple[int, int]]:
+        if self._control is None:
+            raise StartFailed("the process that starts instances is gone")
+        self._next_id += 1
+        message = msgspec.json.encode({"op": "spawn", "id": self._next_id})
+        try:
+            socket.send_fds(self._control, [message], descriptors)
+        except OSError as error:
+            raise StartFailed(f"the process that starts instances is stuck: {error}") from None
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._spawns[self._next_id] = answer
+        return answer
+
+    async def close(self) -> None:
+        """Hangs up; returns when the zygote and all that it started are gone."""
+        self._hang_up()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            await asyncio.to_thread(process.wait, END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            kill_marked(self._mark, self._watched)
+        self._end_all(Exit(0, signal.SIGKILL))
+
+    # --- what it tells us ---
+
+    def _readable(self) -> None:
+        while self._control is not None:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                self._lost()
+                return
+            self._take(_decode(data), descriptors)
+
+    def _take(self, message: Message, descriptors: list[int]) -> None:
+        if message.op == "exited":
+            on_exit = self._watched.pop(message.pid, None)
+            if on_exit is not None:
+                on_exit(Exit(message.code, message.signal))
+            return
+        answer = self._spawns.pop(message.id, None)
+        if answer is None or answer.done():
+            # Whoever asked has given up: nobody will use this process.
+            for pidfd in descriptors:
+                kill(pidfd)
+                os.close(pidfd)
+        elif message.op == "failed":
+            answer.set_exception(StartFailed(f"no process could be had: {message.message}"))
+        elif message.op == "spawned" and not descriptors:
+            # The instance finds its socket closed and leaves.
+            answer.set_exception(StartFailed("the service has too many open files"))
+        else:
+            answer.set_result((message.pid, descriptors[0] if descriptors else -1))
+
+    def _lost(self) -> None:
+        """It died: its instances die with it, and nobody is left to say so but us."""
+        log.error("the process that starts instances died; its instances are lost")
+        self._hang_up()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+        kill_marked(self._mark, self._watched)
+        self._end_all(Exit(0, signal.SIGKILL, of_zygote=True))
+        self._on_lost()
+
+    def _hang_up(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            asyncio.get_running_loop().remove_reader(control)
+            control.close()
+        for answer in self._spawns.values():
+            if not answer.done():
+                answer.set_exception(StartFailed("the process that starts instances is gone"))
+                # Its asker may have been cancelled meanwhile; then nobody retrieves this.
+                answer.exception()
+        self._spawns.clear()
+
+    def _end_all(self, how: Exit) -> None:
+        watched, self._watched = self._watched, {}
+        for on_exit in watched.values():
+            on_exit(how)
+
+
+def _discard(answer: asyncio.Future[tuple[int, int]]) -> None:
+    """Ends a process that came just as its asker was cancelled."""
+    if answer.done() and not answer.cancelled() and answer.exception() is None:
+        _, pidfd = answer.result()
+        kill(pidfd)
+        os.close(pidfd)
+
+
+def kill(pidfd: int) -> None:
+    """Kills exactly that process, however old its number is."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def kill_marked(mark: str, sessions: Collection[int]) -> None:
+    """Kills what a dead zygote left: all with its mark, or in a session of its instances."""
+    for _ in range(100):
+        found = list(_left(mark, sessions))
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+
+
+def _left(mark: str, sessions: Collection[int]) -> Iterator[int]:
+    wanted = f"{MARK}={mark}".encode()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        try:
+            state, _, _, session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+            marked = wanted in (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            # It ended while we looked, or belongs to somebody else.
+            continue
+        if state not in "ZX" and (marked or int(session) in sessions):
+            yield int(process.name)

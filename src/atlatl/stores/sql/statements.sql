@@ -1,0 +1,85 @@
+-- name: put_artifact
+-- The same code again may bring other labels or another location: the last one counts.
+INSERT INTO artifacts
+    (artifact_id, version, checksum, filename, size_bytes, artifact_type, location, labels, created_at)
+VALUES
+    (:artifact_id, :version, :checksum, :filename, :size_bytes, :artifact_type, :location, :labels, :created_at)
+ON CONFLICT (artifact_id, version, checksum) DO UPDATE SET
+    filename = excluded.filename,
+    size_bytes = excluded.size_bytes,
+    artifact_type = excluded.artifact_type,
+    location = excluded.location,
+    labels = excluded.labels,
+    created_at = excluded.created_at;
+
+-- name: put_task
+-- Not `OR REPLACE`: that would silently remove another task of the same name.
+INSERT INTO tasks
+    (task_id, name, version, artifact_id, artifact_version, checksum, handler, overrides, shapes,
+     created_by_call, created_at, updated_at)
+VALUES
+    (:task_id, :name, :version, :artifact_id, :artifact_version, :checksum, :handler, :overrides, :shapes,
+     :created_by_call, :created_at, :updated_at)
+ON CONFLICT (task_id) DO UPDATE SET
+    name = excluded.name,
+    version = excluded.version,
+    artifact_id = excluded.artifact_id,
+    artifact_version = excluded.artifact_version,
+    checksum = excluded.checksum,
+    handler = excluded.handler,
+    overrides = excluded.overrides,
+    shapes = excluded.shapes,
+    created_by_call = excluded.created_by_call,
+    created_at = excluded.created_at,
+    updated_at = excluded.updated_at;
+
+-- name: other_task_of_name
+-- Who else has this name.
+SELECT task_id FROM tasks WHERE name = :name AND task_id <> :task_id;
+
+-- name: delete_task
+DELETE FROM tasks WHERE task_id = :task_id;
+
+-- name: tasks
+-- Each task with the artifact that it names.
+SELECT t.task_id, t.name, t.version, t.handler, t.overrides, t.shapes, t.created_by_call,
+       t.created_at, t.updated_at,
+       a.artifact_id, a.version AS artifact_version, a.checksum, a.filename, a.size_bytes,
+       a.artifact_type, a.location, a.labels, a.created_at AS artifact_created_at
+FROM tasks AS t
+JOIN artifacts AS a
+  ON a.artifact_id = t.artifact_id AND a.version = t.artifact_version AND a.checksum = t.checksum
+ORDER BY t.task_id;
+
+-- name: artifacts
+SELECT artifact_id, version AS artifact_version, checksum, filename, size_bytes, artifact_type,
+       location, labels, created_at AS artifact_created_at
+FROM artifacts
+ORDER BY artifact_id, version, checksum;
+
+-- name: delete_artifact
+-- Every artifact of these bytes, except those that a task still names.
+DELETE FROM artifacts
+WHERE checksum = :checksum
+  AND NOT EXISTS (
+      SELECT 1 FROM tasks AS t
+      WHERE t.artifact_id = artifacts.artifact_id
+        AND t.artifact_version = artifacts.version
+        AND t.checksum = artifacts.checksum);
+
+-- name: put_blob
+INSERT INTO blobs (checksum) VALUES (:checksum) ON CONFLICT DO NOTHING;
+
+-- name: blob
+SELECT 1 FROM blobs WHERE checksum = :checksum;
+
+-- name: blobs
+SELECT checksum FROM blobs;
+
+-- name: delete_unnamed_blob
+DELETE FROM blobs
+WHERE checksum = :checksum AND checksum NOT IN (SELECT checksum FROM artifacts);
+
+-- name: delete_unnamed_blobs
+-- At open nothing is being deployed, so bytes without an artifact are left-overs of a crash.
+DELETE FROM blobs WHERE checksum NOT IN (SELECT checksum FROM artifacts);

@@ -1,0 +1,200 @@
+"""Structured logs: one line at the end of each execution, and what the service itself says.
+
+JSON on a pipe, readable text on a terminal. Lines are written by a thread, so a reader that
+stalls never stalls a call; when it stalls for long, lines are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import MutableMapping
+from typing import Any, BinaryIO
+
+import msgspec
+import structlog
+
+from atlatl.events import (
+    BreakerChanged,
+    Event,
+    ExecutionFinished,
+    InstanceEnded,
+    StartFailedEvent,
+    TaskDeleted,
+    TaskDeployed,
+)
+
+MAX_LINES = 10_000
+"""Lines that wait for a slow reader; further ones are dropped and counted."""
+
+
+class LineWriter:
+    """Writes lines to a stream from a thread of its own.
+
+    Args:
+        stream: binary, such as `sys.stderr.buffer`.
+        max_lines: that may wait.
+    """
+
+    def __init__(self, stream: BinaryIO, max_lines: int = MAX_LINES) -> None:
+        self.dropped = 0
+        self._stream = stream
+        self._max_lines = max_lines
+        self._lines: deque[bytes] = deque()
+        self._more = threading.Event()
+        self._closed = False
+        # Started by the first line, not here: the zygote is to exist before any thread does.
+        self._thread: threading.Thread | None = None
+
+    def write(self, line: bytes) -> None:
+        """Takes a line without its newline; never waits."""
+        if len(self._lines) >= self._max_lines:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+        if not self._more.is_set():
+            self._more.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+            self._thread.start()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Writes what is left, unless the reader does not take it in time."""
+        self._closed = True
+        self._more.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not (self._closed and not self._lines):
+            self._more.wait()
+            self._more.clear()
+            try:
+                self._flush()
+            except (OSError, ValueError):
+                return  # nobody reads any more
+
+    def _flush(self) -> None:
+        while self._lines:
+            batch = [self._lines.popleft() for _ in range(min(len(self._lines), 256))]
+            if self.dropped:
+                dropped, self.dropped = self.dropped, 0
+                batch.append(b'{"event": "log lines dropped", "count": %d}' % dropped)
+            self._stream.write(b"\n".join(batch) + b"\n")
+            self._stream.flush()
+
+
+class ExecutionLog:
+    """Listens to events and writes one line for each that an operator wants to read."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def emit(self, event: Event) -> None:
+        match event:
+            case ExecutionFinished():
+                self._execution(event)
+            case BreakerChanged():
+                self._logger.warning(
+                    "Circuit breaker changed", task=event.task_name, old=event.old, new=event.new
+                )
+            case InstanceEnded(expected=False):
+                self._logger.warning(
+                    "Instance lost",
+                    task=event.task_name,
+                    instance_id=event.instance_id,
+                    reason=event.reason,
+                )
+            case StartFailedEvent():
+                self._logger.error(
+                    "Instance start failed", task=event.task_name, reason=event.reason
+                )
+            case TaskDeployed():
+                self._logger.info("Task deployed", task=event.task_name, version=event.version)
+            case TaskDeleted():
+                self._logger.info("Task deleted", task=event.task_name)
+
+    def _execution(self, event: ExecutionFinished) -> None:
+        execution = event.execution
+        outcome = execution.outcome
+        assert outcome is not None
+        fields: dict[str, Any] = {
+            "task": execution.task_name,
+            "task_id": execution.task_id,
+            "execution_id": execution.execution_id,
+            "instance_id": execution.instance_id,
+            "function_name": execution.function_name,
+            "outcome": outcome.kind.value,
+            "execution_time_ms": round(outcome.run_s * 1000, 3),
+            "queue_time_ms": round(execution.queue_s * 1000, 3),
+            "cold_start": execution.cold_start,
+            "attempt": execution.attempt,
+        }
+        if outcome.error is not None:
+            fields["error_code"] = outcome.error.code
+            fields["error"] = outcome.error.message[:500]
+        if execution.trace_id:
+            fields["trace_id"] = execution.trace_id
+        self._logger.info("Task execution completed", **fields)
+
+
+class _Lines:
+    """What structlog writes rendered events to."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def msg(self, line: bytes | str) -> None:
+        self._writer.write(line if isinstance(line, bytes) else line.encode())
+
+    debug = info = warning = error = critical = msg
+
+
+class _StandardLog(logging.Handler):
+    """Hands records of the standard library's logging, ours and libraries', to structlog."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say = getattr(self._logger, record.levelname.lower(), self._logger.info)
+            fields = {"logger": record.name}
+            if record.exc_info:
+                fields["exception"] = logging.Formatter().formatException(record.exc_info)
+            say(record.getMessage(), **fields)
+        except Exception:
+            self.handleError(record)
+
+
+def configure(writer: LineWriter, *, colours: bool) -> Any:
+    """A structlog logger that writes to `writer`; the standard library's logging joins it."""
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=True)
+        if colours
+        else structlog.processors.JSONRenderer(serializer=_encode)
+    )
+    logger = structlog.wrap_logger(
+        _Lines(writer),
+        processors=[*shared, renderer],
+        wrapper_class=structlog.BoundLogger,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_StandardLog(logger)]
+    root.setLevel(logging.WARNING)
+    return logger
+
+
+def stderr_writer() -> LineWriter:
+    return LineWriter(sys.stderr.buffer)
+
+
+def _encode(fields: MutableMapping[str, Any], **_: Any) -> bytes:
+    return msgspec.json.encode(fields, enc_hook=str)

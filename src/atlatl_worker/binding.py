@@ -1,0 +1,451 @@
+"""How functions want to be called, what may be passed to them, and what they return. Pure.
+
+The body of a CALL is read by the `payload` of its metadata:
+
+    arguments   a JSON object of named arguments; `base64` names those that are bytes
+    json        one JSON value, for `event` or the parameter named by `parameter`
+    text        the same as UTF-8 text
+    bytes       the same as it is
+    request     the body of an HTTP request, with `method`, `path`, `query` and `headers`
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from atlatl_worker import wire
+from atlatl_worker.api import Context, Request, Response
+
+CHECKED: Final[dict[Any, str]] = {
+    kind: kind.__name__ for kind in (int, float, str, bool, bytes, list, dict)
+}
+"""Annotations that are checked, and their names."""
+
+_PYTHON_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "int": (int,),
+    "float": (float, int),
+    "str": (str,),
+    "bool": (bool,),
+    "bytes": (bytes, str),
+    "list": (list,),
+    "dict": (dict,),
+}
+_TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class BindingError(ValueError):
+    """The arguments do not fit the function; the message names the parameter."""
+
+
+class ResultError(ValueError):
+    """The function returned what cannot be sent; the message says what."""
+
+
+class ParameterLike(Protocol):
+    """One parameter, as `read_shape` found it or as the service stored it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def required(self) -> bool: ...
+    @property
+    def annotation(self) -> str: ...
+    @property
+    def optional(self) -> bool: ...
+
+
+class ShapeLike(Protocol):
+    """A function's shape, as `read_shape` found it or as the service stored it."""
+
+    @property
+    def function(self) -> str: ...
+    @property
+    def parameters(self) -> Sequence[ParameterLike]: ...
+    @property
+    def accepts_any(self) -> bool: ...
+
+
+class ParameterShape(NamedTuple):
+    name: str
+    required: bool
+    annotation: str = ""
+    optional: bool = False
+    positional_only: bool = False
+
+
+class FunctionShape(NamedTuple):
+    function: str
+    kind: str
+    parameters: tuple[ParameterShape, ...] = ()
+    accepts_any: bool = False
+    wants_context: bool = False
+    is_async: bool = False
+    streams: bool = False
+    context_name: str = ""
+    request_name: str = ""
+    """The parameter that takes the whole event or request."""
+    positional: tuple[tuple[str, Any], ...] = ()
+    """Name and default of each parameter that can't be passed by name."""
+
+    def plain(self) -> dict[str, Any]:
+        """What the service stores about it."""
+        told = self._asdict()
+        del told["context_name"], told["request_name"], told["positional"]
+        return {**told, "parameters": [parameter._asdict() for parameter in self.parameters]}
+
+
+# --- reading ---
+
+
+def read_shape(name: str, function: Callable[..., Any]) -> FunctionShape:
+    """How `function` wants to be called; raises ValueError when it has no readable signature."""
+    found = list(_signature(function).parameters.values())
+    context = _context_name(found)
+    ordinary = [p for p in found if p.name != context and p.kind not in _VARIADIC]
+    kind = _kind(ordinary)
+    return FunctionShape(
+        function=name,
+        kind=kind,
+        parameters=tuple(map(_read_parameter, ordinary)) if kind == "parameters" else (),
+        accepts_any=any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found),
+        wants_context=bool(context),
+        is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+        streams=inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function),
+        context_name=context,
+        request_name=ordinary[0].name if kind in ("request", "event") else "",
+        positional=tuple((p.name, p.default) for p in found if p.kind is p.POSITIONAL_ONLY),
+    )
+
+
+def public_functions(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
+    """The functions that the module itself defines and that do not begin with `_`."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and callable(value)
+        and not isinstance(value, type)
+        and hasattr(value, "__name__")
+        and getattr(value, "__module__", None) == module.__name__
+    }
+
+
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, SyntaxError, TypeError, AttributeError):
+        # An annotation that exists for type checkers only; its text is all there is.
+        return inspect.signature(function)
+
+
+def _kind(ordinary: list[inspect.Parameter]) -> str:
+    if len(ordinary) != 1:
+        return "parameters"
+    only = ordinary[0]
+    if only.name == "request" or only.annotation is Request or only.annotation == "Request":
+        return "request"
+    return "event" if only.name == "event" else "parameters"
+
+
+def _context_name(found: list[inspect.Parameter]) -> str:
+    """Annotated as Context, or called `context` without saying that it is anything else."""
+    for parameter in found:
+        annotation = parameter.annotation
+        if annotation is Context or annotation == "Context":
+            return parameter.name
+        if parameter.name == "context" and annotation is inspect.Parameter.empty:
+            return "context"
+    names = [parameter.name for parameter in found]
+    return "context" if names in (["event", "context"], ["request", "context"]) else ""
+
+
+def _read_parameter(parameter: inspect.Parameter) -> ParameterShape:
+    annotation, optional = _read_annotation(parameter.annotation)
+    required = parameter.default is inspect.Parameter.empty
+    return ParameterShape(
+        name=parameter.name,
+        required=required,
+        annotation=annotation,
+        optional=optional or parameter.default is None,
+        positional_only=parameter.kind is inspect.Parameter.POSITIONAL_ONLY,
+    )
+
+
+def _read_annotation(annotation: Any) -> tuple[str, bool]:
+    """Name of the type that is checked (empty for none), and whether None is allowed too."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _read_annotation(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        members = [m for m in typing.get_args(annotation) if m is not type(None)]
+        optional = len(members) < len(typing.get_args(annotation))
+        return (_read_annotation(members[0])[0] if len(members) == 1 else "", optional)
+    if isinstance(annotation, str):
+        return (annotation if annotation in CHECKED.values() else "", False)
+    kind = origin or annotation
+    return (CHECKED[kind] if isinstance(kind, type) and kind in CHECKED else "", False)
+
+
+# --- checking ---
+
+
+def check_arguments(shape: ShapeLike, values: Mapping[str, Any]) -> list[str]:
+    """Checks named arguments against a function's shape.
+
+    Args:
+        shape: of the function to call.
+        values: as JSON decodes them; bytes may also stand as they are.
+
+    Returns:
+        The names of the values that travel as base64 text.
+
+    Raises:
+        BindingError: a name is missing or unknown, or a value has the wrong type.
+    """
+    base64_names: list[str] = []
+    met = 0
+    for parameter in shape.parameters:
+        name = parameter.name
+        if name in values:
+            met += 1
+            if _check_value(parameter, values[name]):
+                base64_names.append(name)
+        elif parameter.required:
+            raise BindingError(f"{shape.function}() is missing the parameter `{name}`")
+    if met < len(values):
+        base64_names += _check_others(shape, values)
+    return base64_names
+
+
+def _check_others(shape: ShapeLike, values: Mapping[str, Any]) -> list[str]:
+    known = [parameter.name for parameter in shape.parameters]
+    others = [name for name in values if name not in known]
+    if not shape.accepts_any:
+        takes = ", ".join(f"`{name}`" for name in known) or "none"
+        raise BindingError(
+            f"{shape.function}() has no parameter `{others[0][:140]}`; its parameters: {takes}"
+        )
+    return [name for name in others if isinstance(values[name], bytes)]
+
+
+def _check_value(parameter: ParameterLike, value: Any) -> bool:
+    """Whether the value travels as base64; raises when it is of the wrong type."""
+    annotation = parameter.annotation
+    if value is None and (parameter.optional or not annotation):
+        return False
+    if not annotation:
+        return isinstance(value, bytes)
+    if not isinstance(value, _PYTHON_TYPES[annotation]) or (
+        isinstance(value, bool) and annotation != "bool"
+    ):
+        raise BindingError(f"parameter `{parameter.name}` must be {_wanted(parameter, value)}")
+    if annotation == "bytes" and isinstance(value, str):
+        _check_base64(parameter.name, value)
+    return annotation == "bytes"
+
+
+def _wanted(parameter: ParameterLike, value: Any) -> str:
+    alternative = " or null" if parameter.optional else ""
+    given = "null" if value is None else f"{type(value).__name__} {_short(value)}"
+    return f"{parameter.annotation}{alternative}, it is {given}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_base64(name: str, text: str) -> None:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BindingError(f"parameter `{name}` must be bytes, written as base64 text") from None
+
+
+def convert_query(shape: ShapeLike, query: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The texts of a query string as values of the annotated types.
+
+    Args:
+        shape: of the function to call.
+        query: each name with all its values.
+
+    Raises:
+        BindingError: a text is not of its parameter's type, or a single value stands twice.
+    """
+    parameters = {parameter.name: parameter for parameter in shape.parameters}
+    return {name: _convert(parameters.get(name), name, texts) for name, texts in query.items()}
+
+
+def _convert(parameter: ParameterLike | None, name: str, texts: Sequence[str]) -> Any:
+    annotation = parameter.annotation if parameter else ""
+    if annotation == "list":
+        return _json_text(texts[0], list) if texts[0][:1] == "[" else list(texts)
+    if len(texts) > 1:
+        if annotation:
+            raise BindingError(f"parameter `{name}` is given {len(texts)} times")
+        return list(texts)
+    text = texts[0]
+    if not text and parameter and parameter.optional and annotation not in ("str", "bytes", ""):
+        return None
+    value = _converted(annotation, text)
+    if value is None:
+        raise BindingError(f"parameter `{name}` must be {annotation}, it is {_short(text)}")
+    return value
+
+
+def _converted(annotation: str, text: str) -> Any:
+    """The text as that type, None when it is none."""
+    if annotation == "bool":
+        return _TRUTHS.get(text.lower())
+    if annotation == "dict":
+        return _json_text(text, dict)
+    try:
+        if annotation == "int":
+            return int(text)
+        if annotation == "float":
+            number = float(text)
+            return number if abs(number) < float("inf") else None
+    except ValueError:
+        return None
+    return text
+
+
+def _json_text(text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, kind) else None
+
+
+# --- calling ---
+
+
+def bind(
+    shape: FunctionShape, meta: Mapping[str, Any], body: bytes, context: Context
+) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and named arguments for a CALL; raises ValueError when it cannot be read."""
+    named = _named(shape, meta, body)
+    if shape.context_name:
+        named[shape.context_name] = context
+    return _positional(shape, named), named
+
+
+def _named(shape: FunctionShape, meta: Mapping[str, Any], body: bytes) -> dict[str, Any]:
+    payload = meta["payload"]
+    if payload == "request":
+        request = Request(meta["method"], meta["path"], meta["query"], meta["headers"], body)
+        return {shape.request_name: request}
+    if payload == "arguments":
+        values: dict[str, Any] = json.loads(body) if body else {}
+        for name in meta.get("base64", ()):
+            values[name] = base64.b64decode(values[name])
+        return {shape.request_name: values} if shape.kind == "event" else values
+    return {meta.get("parameter") or shape.request_name: _single(meta, body)}
+
+
+def _single(meta: Mapping[str, Any], body: bytes) -> Any:
+    payload = meta["payload"]
+    if payload == "json":
+        value = json.loads(body)
+        return base64.b64decode(value) if meta.get("base64") else value
+    return body.decode() if payload == "text" else body
+
+
+def _positional(shape: FunctionShape, named: dict[str, Any]) -> list[Any]:
+    """Takes what must be passed by position out of `named`, gaps filled with defaults."""
+    only = list(shape.positional)
+    while only and only[-1][0] not in named:
+        only.pop()
+    return [named.pop(name, default) for name, default in only]
+
+
+# --- results ---
+
+_to_json: Final = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, separators=(",", ":")
+).encode
+
+
+def encode_result(function: str, value: Any) -> tuple[int, bytes, dict[str, Any]]:
+    """What a function returned, as content flag, body and metadata.
+
+    Raises:
+        ResultError: JSON can't hold it.
+    """
+    if isinstance(value, str):
+        return wire.TEXT, _utf8(function, value), {}
+    if isinstance(value, bytes | bytearray | memoryview):
+        return wire.BYTES, bytes(value), {}
+    if isinstance(value, Response):
+        return _encode_response(function, value)
+    return wire.JSON, _encode_json(function, value), {}
+
+
+def _encode_json(function: str, value: Any) -> bytes:
+    try:
+        return _utf8(function, _to_json(value))
+    except TypeError as error:
+        raise ResultError(
+            f"{function}() returned a {type(value).__name__} that JSON can't hold ({error}); "
+            "return a dict, list, str, number, bool, None, bytes or Response"
+        ) from None
+    except RecursionError:
+        raise ResultError(f"{function}() returned a value nested too deep for JSON") from None
+    except ResultError:
+        raise
+    except ValueError as error:
+        raise ResultError(f"{function}() returned what JSON can't hold: {error}") from None
+
+
+def _utf8(function: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ResultError(f"{function}() returned text that is no Unicode: {error}") from None
+
+
+def _encode_response(function: str, response: Response) -> tuple[int, bytes, dict[str, Any]]:
+    content, body, meta = encode_result(function, response.body)
+    if meta:
+        raise ResultError(f"{function}() returned a Response whose body is a Response")
+    headers = list(response.headers)
+    try:
+        check_response(response.status, headers)
+    except ResultError as error:
+        raise ResultError(f"{function}() returned a Response with {error}") from None
+    if not any(name.lower() == "content-type" for name, _ in headers):
+        headers.append(("content-type", _CONTENT_TYPES[content]))
+    return wire.RESPONSE, body, {"status": int(response.status), "headers": headers}
+
+
+_CONTENT_TYPES: Final = {
+    wire.JSON: "application/json",
+    wire.TEXT: "text/plain; charset=utf-8",
+    wire.BYTES: "application/octet-stream",
+}
+
+
+def check_response(status: Any, headers: Sequence[tuple[str, str]]) -> None:
+    """Raises ResultError unless both can be sent; a line break would begin a second answer."""
+    if not isinstance(status, int) or not 200 <= status <= 599:
+        raise ResultError(f"status {status!r}; use 200 to 599")
+    for name, text in headers:
+        plain = all(" " <= c <= "\xff" or c == "\t" for c in text)
+        if not name or not _TOKEN.issuperset(name) or not plain:
+            raise ResultError(f"a header {name!r} that HTTP does not allow")
+
+
+_TOKEN: Final = frozenset(
+    "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)

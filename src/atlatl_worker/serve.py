@@ -1,0 +1,205 @@
+"""The instance: waits for its assignment, then frame in, function, frame out.
+
+This is the server for synchronous functions: one call at a time in the main thread, as a
+function would run anywhere else. Artifacts with `async def` get `aserve.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import select
+import socket
+import sys
+import types
+from collections import deque
+from typing import Any, NoReturn
+
+from atlatl_worker import faults, output, wire
+from atlatl_worker.aserve import serve_async
+from atlatl_worker.calls import Calls, Refused, Started, added_environment
+from atlatl_worker.loading import Assignment, NotLoaded, Program, load
+
+
+class CallCancelled(Exception):
+    """The service wants no more of this stream."""
+
+
+def run(descriptor: int) -> NoReturn:
+    """Lives the life of an instance on that socket; never returns."""
+    status = 1
+    try:
+        output.install()
+        with socket.socket(fileno=descriptor) as sock:
+            # A child that a function forks must neither answer calls nor keep the socket open.
+            os.register_at_fork(after_in_child=sock.close)
+            serve(sock)
+        atexit._run_exitfuncs()
+        status = 0
+    except OSError:
+        # The service or the socket is gone; there is nobody to tell.
+        pass
+    finally:
+        _flush()
+        os._exit(status)
+
+
+def serve(sock: socket.socket) -> None:
+    """Becomes an instance of what the first frame says; returns when the service hangs up."""
+    decoder = wire.Decoder()
+    frames: deque[wire.Frame] = deque()
+    assignment = _await_assignment(sock, decoder, frames)
+    if assignment is None:
+        return
+    try:
+        program = load(assignment)
+    except NotLoaded as error:
+        sock.sendall(wire.encode(wire.REPLY, 0, b"", error.fault.encode(), wire.ERROR))
+        return
+    finally:
+        _flush()
+    shapes = {name: function.shape.plain() for name, function in program.items()}
+    sock.sendall(wire.encode(wire.REPLY, 0, b"", json.dumps(shapes).encode()))
+    calls = Calls(program, assignment)
+    if _needs_loop(program):
+        serve_async(sock, decoder, frames, calls, assignment.concurrency)
+    else:
+        SyncServer(sock, decoder, frames, calls).run()
+
+
+def _await_assignment(
+    sock: socket.socket, decoder: wire.Decoder, frames: deque[wire.Frame]
+) -> Assignment | None:
+    """What to become; None when the service hangs up first. Pings are answered meanwhile."""
+    while True:
+        data = sock.recv(wire.RECEIVE_BYTES)
+        if not data:
+            return None
+        frames.extend(decoder.feed(data))
+        while frames:
+            frame = frames.popleft()
+            if frame.kind == wire.CALL:
+                return Assignment(**json.loads(frame.meta))
+            if frame.kind == wire.PING:
+                sock.sendall(wire.encode(wire.PONG, frame.request_id))
+
+
+def _needs_loop(program: Program) -> bool:
+    return any(function.shape.is_async for function in program.values())
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A function may have put anything there.
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+class SyncServer:
+    """One call after the other."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        decoder: wire.Decoder,
+        frames: deque[wire.Frame],
+        calls: Calls,
+    ) -> None:
+        self._sock = sock
+        self._decoder = decoder
+        self._frames = frames
+        self._calls = calls
+        self._running = 0
+        self._cancelled = False
+        self._outstanding = 0
+
+    def run(self) -> None:
+        """Returns when the service hangs up."""
+        while True:
+            while self._frames:
+                self._take(self._frames.popleft())
+            data = self._sock.recv(wire.RECEIVE_BYTES)
+            if not data:
+                return
+            self._frames.extend(self._decoder.feed(data))
+
+    def _take(self, frame: wire.Frame) -> None:
+        if frame.kind == wire.CALL:
+            self._call(frame)
+        elif frame.kind == wire.PING:
+            self._sock.sendall(wire.encode(wire.PONG, frame.request_id))
+
+    def _call(self, frame: wire.Frame) -> None:
+        self._running, self._cancelled, self._outstanding = frame.request_id, False, 0
+        try:
+            started = self._calls.start(frame, self._ask_cancelled)
+        except Refused as error:
+            self._sock.sendall(self._calls.refusal(frame.request_id, str(error)))
+            return
+        try:
+            if started.environment:
+                with added_environment(started.environment):
+                    reply = self._run(frame.request_id, started)
+            else:
+                reply = self._run(frame.request_id, started)
+        finally:
+            self._running = 0
+        self._sock.sendall(reply)
+
+    def _run(self, request_id: int, started: Started) -> bytes:
+        kind = wire.REPLY
+        function = started.function
+        try:
+            value = started.target.call(*started.arguments, **started.named)
+            if isinstance(value, types.GeneratorType):
+                kind = wire.END
+                self._stream(request_id, function, value)
+                return self._calls.end(request_id, started)
+            if isinstance(value, types.CoroutineType):
+                # A plain function that hands out a coroutine: a decorator without `async def`.
+                value = asyncio.run(value)
+        except CallCancelled:
+            fault = faults.cancelled(function)
+        except BaseException as error:
+            fault = faults.describe(function, error)
+        else:
+            return self._calls.answer(request_id, started, value)
+        return self._calls.failure(kind, request_id, started, fault)
+
+    def _stream(
+        self, request_id: int, function: str, items: types.GeneratorType[Any, Any, Any]
+    ) -> None:
+        try:
+            for item in items:
+                frame, size = self._calls.chunk(request_id, function, item)
+                while not wire.may_send(self._outstanding, size) and not self._cancelled:
+                    self._control(block=True)
+                if self._cancelled:
+                    raise CallCancelled
+                self._sock.sendall(frame)
+                self._outstanding += size
+        finally:
+            items.close()
+
+    def _ask_cancelled(self) -> bool:
+        if not self._cancelled:
+            self._control(block=False)
+        return self._cancelled
+
+    def _control(self, *, block: bool) -> None:
+        """Takes in what the service sent while a function runs; calls wait for their turn."""
+        if not block and not select.select([self._sock], [], [], 0)[0]:
+            return
+        data = self._sock.recv(wire.RECEIVE_BYTES)
+        if not data:
+            raise OSError("the service hung up")
+        for frame in self._decoder.feed(data):
+            if frame.kind == wire.CREDIT and frame.request_id == self._running:
+                self._outstanding -= min(self._outstanding, wire.credit_of(frame))
+            elif frame.kind == wire.CANCEL and frame.request_id == self._running:
+                self._cancelled = True
+            else:
+                self._frames.append(frame)

@@ -1,0 +1,199 @@
+"""The documents say what the code does, and nothing points to where it is not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atlatl.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LEFT_OUT = {"build", "dist", "LICENSE", "test_docs.py"}
+KNOWN_HOSTS = {
+    "127.0.0.1",
+    "localhost",
+    "example.com",
+    "example.org",
+    "keepachangelog.com",
+    "semver.org",
+}
+
+
+def written_files() -> Iterator[Path]:
+    """Every text file of the project; nothing that a tool made."""
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        hidden = any(part.startswith(".") and part != ".ci" for part in parts)
+        made = "__pycache__" in parts or path.name.endswith((".pyc", ".egg-info"))
+        if path.is_file() and not hidden and not made and not LEFT_OUT & set(parts):
+            yield path
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    for path in written_files():
+        try:
+            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_every_setting_and_error_is_documented() -> None:
+    script = ROOT / "scripts" / "gen_reference.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_group_of_settings_has_a_section() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    for name in Settings.__struct_fields__:
+        assert f"`{name}`" in page, name
+
+
+def test_links_lead_to_files_that_exist() -> None:
+    lost = []
+    for name, text in texts():
+        if not name.endswith(".md"):
+            continue
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+            if "://" not in target and not (ROOT / name).parent.joinpath(target).exists():
+                lost.append(f"{name}: {target}")
+    assert lost == []
+
+
+def test_documents_that_are_named_exist() -> None:
+    """A document that is named but not in the project is of no use to who reads it."""
+    there = {path.name for path in written_files() if path.suffix == ".md"}
+    lost = []
+    for name, text in texts():
+        lost += [
+            f"{name}: {other}" for other in re.findall(r"[\w-]+\.md\b", text) if other not in there
+        ]
+    assert lost == []
+
+
+def test_no_address_but_the_known_ones() -> None:
+    """Nothing depends on a host that a user may not reach, the package index's included."""
+    strangers = []
+    for name, text in texts():
+        for host in re.findall(r"\bhttps?://([\w.-]*\w)", text):
+            if host not in KNOWN_HOSTS and not host.endswith((".test", ".invalid", ".example")):
+                strangers.append(f"{name}: {host}")
+    assert strangers == []
+
+
+def test_nothing_names_the_place_where_it_was_written() -> None:
+    places = {ROOT, ROOT.parent, Path.home()} - {Path("/"), Path("/tmp"), Path("/home")}
+    pattern = re.compile(
+        r"(?<![\w./-])(?:" + "|".join(re.escape(str(place)) for place in places) + r")(?![\w-])"
+    )
+    assert [name for name, text in texts() if pattern.search(text)] == []
+
+
+def test_the_lock_pins_versions_and_nothing_else() -> None:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.lstrip().startswith("#")]
+    assert pins
+    assert [line for line in pins if not re.fullmatch(r"[a-z0-9.-]+==[\w.]+", line)] == []
+
+
+def test_the_lock_has_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[<>=\[; ]", line)[0].lower() for line in wanted}
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert names - set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE)) == set()
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text(encoding="utf-8")
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    assert [line for line in wanted if re.split(r"[<>=\[; ]", line)[0] not in page] == []
+
+
+def test_decisions_are_short() -> None:
+    for path in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 40, path.name
+
+
+def test_the_two_commands_stand_first_in_the_readme() -> None:
+    first = snippets("sh")[0]
+    assert "make demo" in first
+    assert "make test" in first
+    assert len(README.splitlines()) < 100
+
+
+def test_make_knows_every_target_that_is_named() -> None:
+    named: set[str] = set()
+    for name, text in texts():
+        if name.endswith(".md"):
+            named |= set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert named - set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE)) == set()
+
+
+def test_commands_in_the_readme_exist() -> None:
+    named = {
+        line.split()[1]
+        for text in snippets("sh")
+        for line in text.splitlines()
+        if line.startswith("atlatl ")
+    }
+    assert named
+    for command in sorted(named):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("atlatl"), command, "--help"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"atlatl {command}: {done.stderr}"
+        assert f" {command} " in done.stdout, done.stdout
+
+
+def run_snippet(code: str, directory: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_embedding_snippet_runs(tmp_path: Path) -> None:
+    function, embedding, _ = snippets("python")
+    (tmp_path / "hello.py").write_text(function, encoding="utf-8")
+    assert run_snippet(embedding, tmp_path).strip() == "Hello, Ada!"
+
+
+@pytest.mark.slow
+def test_the_mounting_snippet_runs(tmp_path: Path) -> None:
+    """Served by Starlette's own test client, lifespan included, and called under its prefix."""
+    function, _, mounting = snippets("python")
+    (tmp_path / "hello.py").write_text(function, encoding="utf-8")
+    call = """
+from starlette.testclient import TestClient
+
+with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1)) as client:
+    client.portal.call(service.deploy, "hello", "hello.py")
+    answer = client.post("/fn/functions/hello", json={"name": "Ada"})
+    print(answer.status_code, answer.text)
+"""
+    assert run_snippet(mounting + call, tmp_path).strip() == "200 Hello, Ada!"

@@ -1,0 +1,187 @@
+"""The breaker against a slow model that keeps the whole history and derives everything.
+
+Times are multiples of 50 ms, so that ends, limits and calls fall on the same moment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from atlatl.core.breaker import Breaker, Permit
+from atlatl.settings import CircuitBreakerSettings
+
+STEP_S = 0.05
+
+
+@dataclasses.dataclass
+class ModelCall:
+    """A call in flight as the model sees it."""
+
+    era: int
+    began: int
+    probe: bool
+    reported: bool = False
+
+
+class Model:
+    """The rules again, in whole steps, as plainly as possible."""
+
+    def __init__(self, threshold: int, successes: int, probes: int, open_: int, limit: int) -> None:
+        self.threshold, self.successes, self.probes = threshold, successes, probes
+        self.open_steps, self.cap, self.probe_limit = open_, open_ * 4, limit
+        self.state = "closed"
+        self.mode = "auto"
+        self.era = 0
+        self.since = 0
+        self.results: list[bool] = []
+        self.reopened = 0
+        self.calls: list[ModelCall] = []
+        self.refused = 0
+
+    def enter(self, state: str, at: int) -> None:
+        self.state, self.since, self.results = state, at, []
+        self.era += 1
+
+    def open(self, at: int) -> None:
+        self.reopened = self.reopened + 1 if self.state == "half-open" else self.reopened
+        self.enter("open", at)
+
+    def opens_until(self) -> int:
+        return self.since + min(self.open_steps * 2**self.reopened, self.cap)
+
+    def out(self) -> list[ModelCall]:
+        """Probes that have not reported."""
+        return [c for c in self.calls if c.probe and c.era == self.era and not c.reported]
+
+    def pass_time(self, now: int) -> None:
+        late = [c.began + self.probe_limit for c in self.out() if c.began + self.probe_limit <= now]
+        if self.state == "half-open" and late:
+            self.open(min(late))
+
+    def admit(self, now: int) -> ModelCall | None:
+        self.pass_time(now)
+        if self.mode == "auto" and self.state == "open" and now >= self.opens_until():
+            self.enter("half-open", now)
+        full = self.state == "half-open" and len(self.out()) >= self.probes
+        if self.state == "open" or full:
+            self.refused += 1
+            return None
+        call = ModelCall(self.era, now, self.state == "half-open")
+        self.calls.append(call)
+        return call
+
+    def report(self, call: ModelCall, now: int, result: bool | None) -> None:
+        """True is a success, False a failure, None neither."""
+        if call.probe:
+            self.pass_time(now)
+        stale = call.era != self.era or (call.probe and call.reported)
+        call.reported = True
+        if stale or result is None or self.mode == "disabled":
+            return
+        self.results.append(result)
+        if call.probe:
+            if not result:
+                self.open(now)
+            elif len(self.results) >= self.successes:
+                self.close(now)
+        elif len(self.results) >= self.threshold and not any(self.results[-self.threshold :]):
+            self.open(now)
+
+    def close(self, now: int) -> None:
+        self.reopened = 0
+        self.enter("closed", now)
+
+
+class BreakerHistory(RuleBasedStateMachine):
+    @initialize(
+        threshold=st.integers(1, 3),
+        successes=st.integers(1, 3),
+        probes=st.integers(1, 3),
+        open_=st.integers(1, 4),
+        limit=st.integers(1, 4),
+    )
+    def begin(self, threshold: int, successes: int, probes: int, open_: int, limit: int) -> None:
+        self.now = 0
+        self.model = Model(threshold, successes, probes, open_, limit)
+        self.breaker = Breaker(
+            CircuitBreakerSettings(
+                failure_threshold=threshold,
+                success_threshold=successes,
+                half_open_max_calls=probes,
+                timeout_s=open_ * STEP_S,
+                max_timeout_s=open_ * 4 * STEP_S,
+                probe_timeout_s=limit * STEP_S,
+            ),
+            0.0,
+        )
+        self.pairs: list[tuple[Permit, ModelCall]] = []
+
+    def clock(self) -> float:
+        # Binary fractions of a 64th would add up exactly; rounding does the same for 0.05.
+        return round(self.now * STEP_S, 9) + 1e-9
+
+    @rule(steps=st.integers(1, 5))
+    def wait(self, steps: int) -> None:
+        self.now += steps
+
+    @rule()
+    def ask(self) -> None:
+        expected = self.model.admit(self.now)
+        permit = self.breaker.admit(self.clock(), 0.5)
+        assert (permit is None) == (expected is None)
+        if permit is not None and expected is not None:
+            self.pairs.append((permit, expected))
+
+    @precondition(lambda self: self.pairs)
+    @rule(data=st.data(), result=st.sampled_from([True, False, None]))
+    def report(self, data: st.DataObject, result: bool | None) -> None:
+        permit, call = data.draw(st.sampled_from(self.pairs))
+        if not call.probe or data.draw(st.booleans()):
+            self.pairs.remove((permit, call))
+        self.model.report(call, self.now, result)
+        now = self.clock()
+        if result is None:
+            self.breaker.ignore(permit, now, 0.5)
+        elif result:
+            self.breaker.succeed(permit, now, 0.0, 0.5)
+        else:
+            self.breaker.fail(permit, now, 0.0, 0.5, "failed")
+
+    @rule(mode=st.sampled_from(["forced_open", "disabled", "auto"]))
+    def by_hand(self, mode: str) -> None:
+        self.model.mode = mode
+        if mode == "forced_open":
+            self.model.enter("open", self.now)
+            self.breaker.force_open(self.clock())
+        elif mode == "disabled":
+            self.model.close(self.now)
+            self.breaker.disable(self.clock())
+        else:
+            self.model.close(self.now)
+            self.breaker.reset(self.clock())
+
+    @invariant()
+    def agree(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        stats = self.breaker.stats(self.clock())
+        assert str(stats.state) == self.model.state
+        assert stats.mode == self.model.mode
+        assert stats.generation == self.model.era
+        assert stats.rejected_count == self.model.refused
+        assert (self.breaker.closed_permit is None) == (self.model.state != "closed")
+
+    @invariant()
+    def transitions_form_a_chain(self) -> None:
+        if not hasattr(self, "breaker"):
+            return
+        told = list(self.breaker.transitions)
+        assert all(old[1] is new[0] for old, new in zip(told, told[1:], strict=False))
+
+
+TestBreakerHistory = BreakerHistory.TestCase
+TestBreakerHistory.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
