@@ -58,8 +58,9 @@ def main() -> int:
         try:
             with running(Path(directory)) as service:
                 tour(service)
-        except Wrong as problem:
-            print(f"\nWRONG: {problem}", file=sys.stderr)
+        except Exception as problem:
+            reason = problem if isinstance(problem, Wrong) else repr(problem)
+            print(f"\nWRONG: {reason}", file=sys.stderr)
             print(log_tail(Path(directory)), file=sys.stderr)
             return 1
     print(f"\nAll answers were right. {time.monotonic() - began:.1f} s in all.")
@@ -180,9 +181,8 @@ def greet(service: Service) -> None:
 
 
 def analyse_text(service: Service) -> None:
-    path = demo_input.long_text()
-    text = path.read_text(encoding="utf-8")
-    title(f"wordstats: {path.name}, {len(text) // 1000} kB of text")
+    text = demo_input.long_text()
+    title(f"wordstats: Python's own language reference, {len(text) // 1000} kB of text")
     answer = call(service, "wordstats", content=text, headers={"content-type": "text/plain"})
     found = answer.json()
     letter = r"[^\W\d_]"
@@ -215,7 +215,7 @@ def summarise_table(service: Service) -> None:
             "max": max(values),
         }
         expect(groups[city] == right, f"csvstats says {groups[city]} of {city}, not {right}")
-        say(f"{city:8}" + "".join(f"{name} {value:<9.6g}" for name, value in right.items()))
+        say(f"{city:8}" + "  ".join(f"{name} {value:6.6g}" for name, value in right.items()))
 
 
 def make_thumbnail(service: Service) -> None:
@@ -276,16 +276,17 @@ def use_grpc(service: Service) -> None:
 
 def fail_honestly(service: Service) -> None:
     title("flaky: a function that goes wrong, and what the caller gets")
-    for how, status, code in (
-        ("raise", 500, "EXECUTION_ERROR"),
-        ("return a set", 500, "SERIALIZATION_ERROR"),
-        ("work", 200, ""),
-        ("exit", 502, "INSTANCE_CRASHED"),
-        ("crash", 502, "INSTANCE_CRASHED"),
-        ("work", 200, ""),
-        ("hang", 504, "EXECUTION_TIMEOUT"),
+    for how, status, code, named in (
+        ("raise", 500, "EXECUTION_ERROR", "the function itself went wrong"),
+        ("return a set", 500, "SERIALIZATION_ERROR", "set"),
+        ("work", 200, "", ""),
+        ("exit", 502, "INSTANCE_CRASHED", "code 7"),
+        ("crash", 502, "INSTANCE_CRASHED", "SIGSEGV"),
+        ("work", 200, "", ""),
+        ("hang", 504, "EXECUTION_TIMEOUT", "1000 ms"),
     ):
-        fail(service, how, status, code)
+        answer = fail(service, how, status, code)
+        expect(named in answer.text, f"the answer does not name {named!r}: {answer.text}")
 
 
 def open_and_close_the_breaker(service: Service) -> None:
@@ -321,12 +322,13 @@ def type_command(service: Service, line: str, *, may_fail: bool = False) -> str:
         timeout=300,
         check=False,
     )
-    for printed in (done.stdout + done.stderr).strip().splitlines():
-        print(f"    {printed}")
+    took = f"  ({time.monotonic() - began:.2f} s)"
+    for printed in (done.stdout + done.stderr).rstrip().splitlines():
+        print(f"    {printed}{took}", flush=True)
+        took = ""
     failed = done.returncode != 0
     expect(may_fail or not failed, f"`atlatl {line}` ended with exit status {done.returncode}")
-    say(f"exit status {done.returncode}", since=began)
-    return "" if failed else done.stdout or " "
+    return "" if failed else done.stdout
 
 
 def call(service: Service, target: str, **body: Any) -> httpx.Response:

@@ -15,7 +15,7 @@ from atlatl.console import (
     WRONG_USAGE,
     connected,
     fail,
-    failing_in_words,
+    local_settings,
     show,
     table,
     write_item,
@@ -28,6 +28,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+_USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+"""What all wrong usage is; typer does not name it itself."""
 
 Url = Annotated[str, typer.Option("--url", help="Address of the service; else ATLATL_URL.")]
 TokenFile = Annotated[
@@ -51,19 +54,16 @@ def serve(
     ] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    from atlatl.configuration import load_settings
-
     flags = {
         "http": {"host": host or None, "port": port},
         "grpc": {"port": grpc_port},
         "data_dir": str(data_dir) if data_dir is not None else None,
     }
-    with failing_in_words():
-        settings = load_settings(config, os.environ, _given(flags))
-        # Imported late: the other commands start without the server's libraries.
-        from atlatl.app import serve as serve_app
+    settings = local_settings(config, _given(flags))
+    # Imported late: the other commands start without the server's libraries.
+    from atlatl.app import serve as serve_app
 
-        raise typer.Exit(serve_app(settings, functions=functions))
+    raise typer.Exit(serve_app(settings, functions=functions))
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 @app.command()
 def deploy(
-    path: Annotated[Path, typer.Argument(help="A .py file, a directory, or a .zip.")],
+    path: Annotated[Path, typer.Argument(exists=True, help="A .py file, a directory, or a .zip.")],
     name: Annotated[str, typer.Option(help="Of the task; else the file's, without .py.")] = "",
     handler: Annotated[str, typer.Option(help="`file:function`.")] = "",
     settings: Annotated[str, typer.Option(help="A .json or .toml file, or a JSON object.")] = "",
@@ -95,10 +95,17 @@ def deploy(
     with connected(url, token_file) as client:
         source = from_path(path, ArtifactSettings())
         row = client.deploy(
-            name or path.resolve().stem, source.content, filename=source.filename, settings=wanted
+            name or _task_name(path.resolve()),
+            source.content,
+            filename=source.filename,
+            settings=wanted,
         )
-    done = "deployed" if row["changed"] else "unchanged"
+    done = "deployed" if row["created"] or row["changed"] else "unchanged"
     show(row, as_json=as_json, text=f"{done} {row['task_name']} (version {row['version']})")
+
+
+def _task_name(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -148,7 +155,7 @@ def invoke(
             return
         if stream:
             for item in client.stream(name, value, **limit):
-                write_item(item)
+                write_item(msgspec.json.encode(item).decode() if as_json else item)
             return
         answer = client.call(name, value, **limit)
     if as_json:
@@ -311,11 +318,10 @@ def stats(
 
 def main() -> None:
     """Runs the command line; ends the process with its exit status."""
-    usage_error = typer.BadParameter.__bases__[0]  # typer does not name it itself
     try:
         status = app(args=sys.argv[1:] or ["--help"], prog_name="atlatl", standalone_mode=False)
-    except usage_error as error:
-        message = error.format_message()  # type: ignore[attr-defined]
+    except _USAGE_ERROR as error:
+        message = error.format_message()
         typer.secho(f"atlatl: {message} (see `atlatl --help`)", err=True, fg=typer.colors.RED)
         status = WRONG_USAGE
     except (KeyboardInterrupt, typer.Abort):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,7 +25,6 @@ FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
 _HINTS = {
     "TASK_NOT_FOUND": "`atlatl tasks` lists what is deployed",
     "EXECUTION_NOT_FOUND": "`atlatl executions` lists the newest ones",
-    "UNSUPPORTED_OPERATION": "",
 }
 
 
@@ -42,26 +41,33 @@ def connected(url: str, token_file: Path | None) -> Iterator[Client]:
     # Imported here: it takes a quarter of a second, which `--help` need not wait for.
     from atlatl.client import Client, ServiceUnreachable
 
-    with failing_in_words():
-        where = url or os.environ.get("ATLATL_URL", "") or _url(_settings())
-        token = _token(where, token_file)
-        try:
-            with Client(where, token=token) as client:
-                yield client
-        except ServiceUnreachable as error:
-            fail(f"{error}; start it with `atlatl serve`, or name it with --url", UNREACHABLE)
-
-
-@contextmanager
-def failing_in_words() -> Iterator[None]:
-    """Ends the program with one line when something fails inside."""
+    where = url or os.environ.get("ATLATL_URL", "") or _url(local_settings())
+    token = _token(where, token_file)
     try:
-        yield
+        with Client(where, token=token) as client:
+            yield client
     except AtlatlError as error:
         fail(_told(error), FAILED)
+    except ServiceUnreachable as error:
+        fail(f"{error}; start it with `atlatl serve`, or name it with --url", UNREACHABLE)
 
 
-def fail(message: str, status: int) -> None:
+def local_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings as a service that is started here would read them.
+
+    Args:
+        config: a TOML file; None is `atlatl.toml` in the working directory, if it is there.
+        flags: the strongest.
+    """
+    from atlatl.configuration import load_settings
+
+    try:
+        return load_settings(config, os.environ, flags or {})
+    except AtlatlError as error:
+        fail(error.message, WRONG_USAGE)
+
+
+def fail(message: str, status: int) -> NoReturn:
     """Prints one line and ends the program."""
     typer.secho(f"atlatl: {' '.join(message.split())}", err=True, fg=typer.colors.RED)
     raise typer.Exit(status)
@@ -76,12 +82,6 @@ def _told(error: AtlatlError) -> str:
     if error.execution_id and error.outcome not in ("invalid", "rejected"):
         parts.append(f"see `atlatl logs {error.execution_id}`")
     return "; ".join(parts)
-
-
-def _settings() -> Settings:
-    from atlatl.configuration import load_settings
-
-    return load_settings(None, os.environ, {})
 
 
 def _url(settings: Settings) -> str:
@@ -101,7 +101,7 @@ def _token(url: str, token_file: Path | None) -> str:
         return _read_token(token_file)
     if token := os.environ.get("ATLATL_TOKEN", ""):
         return token
-    settings = _settings()
+    settings = local_settings()
     own = Path(settings.data_dir, "token")
     here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1", settings.http.host)
     return _read_token(own) if here and os.access(own, os.R_OK) else ""

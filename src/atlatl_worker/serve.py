@@ -33,6 +33,7 @@ def run(descriptor: int) -> NoReturn:
     status = 1
     try:
         output.install()
+        rehearse()
         with socket.socket(fileno=descriptor) as sock:
             # A child that a function forks must neither answer calls nor keep the socket open.
             os.register_at_fork(after_in_child=sock.close)
@@ -45,6 +46,27 @@ def run(descriptor: int) -> NoReturn:
     finally:
         _flush()
         os._exit(status)
+
+
+def rehearse() -> None:
+    """Goes through an assignment and a call with an artifact of our own, and forgets both.
+
+    The memory that they touch is shared with the zygote until then. Copied now, while nobody
+    waits, it makes the first answer of a blank come in half the time.
+    """
+    here = os.path.dirname(__file__)  # noqa: PTH120
+    assignment = Assignment(here, "", "rehearsal.py:main", {"LANG": "C"}, "", 0, 1, 1, 1_000)
+    program = load(assignment)
+    sys.path.remove(here)
+    sys.path_importer_cache.pop(here, None)
+    del sys.modules["rehearsal"]
+    json.dumps({name: function.shape.plain() for name, function in program.items()})
+    calls = Calls(program, assignment)
+    meta = {"function": "main", "execution_id": "", "deadline": 0.0, "payload": "arguments"}
+    call = wire.encode(wire.CALL, 1, json.dumps(meta).encode(), b'{"name":"a"}')
+    for frame in wire.Decoder().feed(call):
+        started = calls.start(frame, lambda: False)
+        calls.answer(1, started, started.target.call(*started.arguments, **started.named))
 
 
 def serve(sock: socket.socket) -> None:

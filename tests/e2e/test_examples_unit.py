@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import importlib.util
 import io
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from atlatl import FunctionService
+from atlatl.loader import deploy_directory
 from atlatl.settings import Settings, task_settings
 from atlatl_worker import Request
 
@@ -142,6 +145,23 @@ def test_settings_beside_the_examples_are_valid() -> None:
         task_settings(Settings(), table)
     for path in EXAMPLES.glob("*/atlatl.toml"):
         task_settings(Settings(), tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.slow
+def test_a_directory_of_examples_is_served(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def serve() -> None:
+        async with FunctionService(Settings(data_dir=str(tmp_path))) as service:
+            await deploy_directory(service, EXAMPLES, said.append)
+            assert await service.invoke("hello", {"name": "Ada"}) == "Hello, Ada!"
+            assert (await service.invoke("wordstats", "one two two"))["top_words"]["two"] == 2
+            assert service.task("flaky").settings.breaker.failure_threshold == 3
+            assert service.task("wordstats").settings.pool.min_size == 1
+
+    asyncio.run(serve())
+    deployed = {line.split()[1] for line in said if line.startswith("deployed ")}
+    assert deployed >= {"hello", "wordstats", "csvstats", "countdown", "flaky"}, said
 
 
 def test_examples_need_nothing_that_their_requirements_do_not_name() -> None:

@@ -387,3 +387,24 @@ async def post(
 
 def body(content: bytes, *, more: bool = False) -> dict[str, Any]:
     return {"type": "http.request", "body": content, "more_body": more}
+
+
+class FrontTransport(httpx.BaseTransport):
+    """Lets a client that waits speak to a front in memory."""
+
+    def __init__(self, service: FakeService) -> None:
+        self.app = front(service)
+        self.requests: list[httpx.Request] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.requests.append(request)
+        return run(self._ask(request))  # type: ignore[no-any-return]
+
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
+        headers = request.headers
+        again = httpx.Request(request.method, request.url, headers=headers, content=request.content)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        answer = await transport.handle_async_request(again)
+        body = await answer.aread()
+        return httpx.Response(answer.status_code, headers=answer.headers, content=body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def test_three_failures_open_it_and_the_fourth_call_does_not_run(clock: Clock) -
     breaker = CircuitBreaker("orders", settings, clock=clock)
     fails(breaker, 3)
     calls: list[int] = []
-    with pytest.raises(CircuitOpenError, match="^circuit breaker is open") as refusal:
+    with pytest.raises(CircuitOpenError, match=r"^circuit breaker is open") as refusal:
         breaker.execute(lambda: calls.append(1))
     assert calls == []
     assert (refusal.value.name, refusal.value.retry_after_s) == ("orders", 1.0)
@@ -170,7 +171,14 @@ async def refuse() -> str:
     raise ValueError("no")
 
 
-@pytest.mark.parametrize("wrap", [lambda fn: fn, functools.partial, lambda fn: lambda: fn()])
+def in_a_plain_function(fn: Callable[[], object]) -> Callable[[], object]:
+    def plain() -> object:
+        return fn()
+
+    return plain
+
+
+@pytest.mark.parametrize("wrap", [lambda fn: fn, functools.partial, in_a_plain_function])
 def test_coroutines_are_recorded_when_they_end(wrap: Callable[..., Callable[[], object]]) -> None:
     breaker = CircuitBreaker("b", CircuitBreakerSettings(failure_threshold=1))
 
@@ -283,7 +291,7 @@ def test_callbacks_of_many_threads_form_one_chain_d9() -> None:
 
     together(8, toggle)
     assert len(told) == 800
-    assert all(before[1] is after[0] for before, after in zip(told, told[1:], strict=False))
+    assert all(before[1] is after[0] for before, after in itertools.pairwise(told))
     assert told[0][0] is CLOSED
 
 

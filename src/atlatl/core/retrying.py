@@ -71,7 +71,7 @@ class RetryBudget:
         """Takes out one retry; False when none is left."""
         self._floor = min(self._max_floor, self._floor + (now - self._floor_at) * FLOOR_PER_S)
         self._floor_at = now
-        if self._earned >= 1:
+        if self._earned >= 1 - 1e-9:  # ten times 0.2 is not quite 2
             self._earned -= 1
             return True
         if self._floor >= 1:

@@ -252,18 +252,21 @@ class Deployer:
     ) -> Deployment:
         """Brings up the new version beside the old one, then switches; undone when it fails."""
         try:
-            if source is not None:
-                await self._store.put_blob(source.content)
-            code = await self._shelf.unpack(artifact)
-            handler = resolve_handler(await asyncio.to_thread(_filenames, code), settings.handler)
-            _, install_log = await self._shelf.dependencies(_beside(code, handler))
-            task = self._task(name, artifact, handler, settings, overrides, existing, by_call)
-            task, pool = await self._warm(task)
-            try:
-                await self._store.put_task(task)
-            except BaseException:
-                await pool.close(0)
-                raise
+            # Tasks may share bytes: nobody may drop them before this task is stored.
+            async with self._lock(_lock_of(artifact)):
+                if source is not None:
+                    await self._store.put_blob(source.content)
+                code = await self._shelf.unpack(artifact)
+                files = await asyncio.to_thread(_filenames, code)
+                handler = resolve_handler(files, settings.handler)
+                _, install_log = await self._shelf.dependencies(_beside(code, handler))
+                task = self._task(name, artifact, handler, settings, overrides, existing, by_call)
+                task, pool = await self._warm(task)
+                try:
+                    await self._store.put_task(task)
+                except BaseException:
+                    await pool.close(0)
+                    raise
         except BaseException:
             await self._forget(artifact)
             raise
@@ -428,14 +431,20 @@ class Deployer:
             return
         if self._catalogue.remove(artifact):
             with contextlib.suppress(AtlatlError):
-                await self._shelf.forget(artifact.checksum)
+                async with self._lock(_lock_of(artifact)):
+                    await self._shelf.forget(artifact.checksum)
 
     def _lock(self, name: str) -> asyncio.Lock:
-        """One deployment of a name at a time (single flight)."""
+        """One deployment of a task at a time, and one of the same bytes."""
         lock = self._locks.get(name)
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
         return lock
+
+
+def _lock_of(artifact: Artifact) -> str:
+    """Begins with `/`, as no task's name does."""
+    return f"/{artifact.checksum}"
 
 
 def _unchanged(task: Task, checksum: str, overrides: Mapping[str, Any]) -> bool:

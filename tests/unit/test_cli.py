@@ -1,0 +1,337 @@
+"""The command line, against the real HTTP front in memory."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import atlatl.client
+from atlatl import cli, errors
+from atlatl.client import Client
+from atlatl.console import table
+from atlatl.model import Call, Event, Result, failed
+from tests.unit.front_fakes import (
+    TOKEN,
+    FakeService,
+    FakeTicket,
+    FrontTransport,
+    fails,
+    hello,
+    make_execution,
+)
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Shell:
+    """Runs commands in this process, in a directory and an environment of their own."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: Path
+    ) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.here = here
+        self.service = hello("text", b"hi")
+        self.transport = FrontTransport(self.service)
+        self.made: list[tuple[str, str]] = []
+        monkeypatch.chdir(here)
+        for name in ("ATLATL_URL", "ATLATL_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("ATLATL__DATA_DIR", str(here / "data"))
+        monkeypatch.setattr(atlatl.client, "Client", self._client)
+
+    def _client(self, url: str, *, token: str) -> Client:
+        self.made.append((url, token))
+        local = url if "127.0.0.1" in url else "http://127.0.0.1:8081"
+        return Client(local, token=token, transport=self.transport)
+
+    def serve(self, service: FakeService) -> None:
+        self.service = service
+        self.transport = FrontTransport(service)
+
+    def env(self, **variables: str) -> None:
+        for name, value in variables.items():
+            self._monkeypatch.setenv(name, value)
+
+    def __call__(self, *args: str, stdin: bytes = b"") -> Done:
+        self._monkeypatch.setattr(sys, "argv", ["atlatl", *args])
+        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        said = self._capsys.readouterr()
+        status = caught.value.code
+        return Done(status if isinstance(status, int) else 0, said.out, said.err)
+
+
+@pytest.fixture
+def shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Shell:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "token").write_text(TOKEN + "\n")
+    return Shell(monkeypatch, capsys, tmp_path)
+
+
+# --- finding the service ---
+
+
+def test_the_service_is_found_by_flag_then_variable_then_settings(shell: Shell) -> None:
+    shell("tasks")
+    shell.env(ATLATL__HTTP__PORT="9000", ATLATL__HTTP__HOST="0.0.0.0")
+    shell("tasks")
+    shell.env(ATLATL_URL="http://127.0.0.1:9001")
+    shell("tasks")
+    shell("tasks", "--url", "http://127.0.0.1:9002")
+    assert [url.rpartition(":")[2] for url, _ in shell.made] == ["8081", "9000", "9001", "9002"]
+    assert {token for _, token in shell.made} == {TOKEN}
+
+
+def test_the_local_token_is_told_to_nobody_else(shell: Shell) -> None:
+    shell("tasks", "--url", "http://functions.example")
+    shell.env(ATLATL_TOKEN="from the environment")
+    shell("tasks", "--url", "http://functions.example")
+    (shell.here / "other").write_text("from a file\n")
+    shell("tasks", "--token-file", "other")
+    assert [token for _, token in shell.made] == ["", "from the environment", "from a file"]
+
+
+def test_without_any_token_functions_can_be_called(shell: Shell) -> None:
+    (shell.here / "data" / "token").unlink()
+    assert shell("invoke", "hello").out == "hi\n"
+    refused = shell("tasks")
+    assert (refused.status, refused.err.count("\n")) == (1, 1)
+    assert "token" in refused.err
+
+
+# --- exit status and errors ---
+
+
+def test_a_failure_is_one_line_and_status_1(shell: Shell) -> None:
+    unknown = shell("invoke", "nobody")
+    assert (unknown.status, unknown.out, unknown.err.count("\n")) == (1, "", 1)
+    assert "'nobody'" in unknown.err
+    assert "`atlatl tasks`" in unknown.err
+    shell.service.add("hello", fails(errors.FunctionRaised("ValueError: a\nb")))
+    raised = shell("invoke", "hello")
+    assert (raised.status, raised.err.count("\n")) == (1, 1)
+    assert "atlatl logs new-" in raised.err
+    shell.service.add("hello", fails(errors.CircuitOpenError("hello", retry_after_s=9.5)))
+    assert "try again in 10 s" in shell("invoke", "hello").err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("nothing",),
+        ("invoke",),
+        ("tasks", "--limit", "0"),
+        ("tasks", "--odd"),
+        ("deploy", "missing.py"),
+        ("invoke", "hello", "--data", "@missing"),
+        ("invoke", "hello", "--timeout", "-1"),
+        ("breakers", "explode", "hello"),
+        ("breakers", "reset"),
+        ("tasks", "--token-file", "missing"),
+        ("serve", "--config", "missing.toml"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(shell: Shell, args: tuple[str, ...]) -> None:
+    done = shell(*args)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("atlatl: ")
+
+
+def test_wrong_settings_are_wrong_usage_and_named(shell: Shell) -> None:
+    shell.env(ATLATL__HTTP__PROT="1")
+    done = shell("tasks")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "ATLATL__HTTP__PROT" in done.err
+
+
+def test_nobody_there_is_status_3(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    monkeypatch.setattr(atlatl.client, "Client", Client)
+    done = shell("tasks", "--url", f"http://127.0.0.1:{unused_port}")
+    assert (done.status, done.err.count("\n")) == (3, 1)
+    assert "atlatl serve" in done.err
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_without_a_command_it_explains_itself(shell: Shell) -> None:
+    done = shell()
+    assert done.status == 0
+    for command in ("serve", "deploy", "invoke", "tasks", "ps", "executions", "logs", "cancel"):
+        assert command in done.out
+    assert "\x1b" not in done.out
+
+
+# --- commands ---
+
+
+def test_invoke_prints_the_value(shell: Shell) -> None:
+    assert shell("invoke", "hello") == (0, "hi\n", "")
+    shell.serve(hello("json", b'{"a": 1}'))
+    assert shell("invoke", "hello").out == '{"a":1}\n'
+    as_json = json.loads(shell("invoke", "hello", "--json").out)
+    assert (as_json["value"], as_json["execution_id"]) == ({"a": 1}, "new-2")
+    shell.serve(hello("response", b"no", status=404))
+    assert shell("invoke", "hello").status == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "sent"),
+    [
+        ('{"name": "Ada"}', b'{"name":"Ada"}'),
+        ("plain words", b"plain words"),
+        ("@file.json", b"[1,2]"),
+        ("@file.bin", b"\xff\x00"),
+        ("-", b'"from stdin"'),
+    ],
+)
+def test_data_of_a_call(shell: Shell, data: str, sent: bytes) -> None:
+    (shell.here / "file.json").write_text("[1, 2]")
+    (shell.here / "file.bin").write_bytes(b"\xff\x00")
+    shell("invoke", "hello", "--data", data, stdin=b'"from stdin"')
+    body = shell.transport.requests[0].content
+    assert body == sent or (data == "-" and body == b"from stdin")
+
+
+def test_timeout_async_and_stream(shell: Shell) -> None:
+    shell("invoke", "hello", "--timeout", "1.5")
+    assert shell.service.tickets[0].call.timeout_ms == 1500
+    assert shell("invoke", "hello", "--async").out == "new-2\n"
+
+    def behave(ticket: FakeTicket) -> None:
+        ticket.on_chunk(Result("json", b'{"n":1}'))
+        ticket.finish(failed(errors.FunctionRaised("ValueError: no")))
+
+    shell.service.add("hello", behave, streams=True)
+    done = shell("invoke", "hello", "--stream")
+    assert (done.status, done.out) == (1, '{"n":1}\n')
+    assert "ValueError" in done.err
+
+
+def test_deploy_a_file(shell: Shell) -> None:
+    (shell.here / "greet.py").write_text("def main(): ...\n")
+    (shell.here / "settings.toml").write_text("timeout_ms = 5\n[env]\nA = 'a'\n")
+    done = shell(
+        *("deploy", "greet.py", "--handler", "greet.py:main"),
+        *("--settings", "settings.toml", "--env", "B=x=y", "--env", "C="),
+    )
+    assert done == (0, "deployed greet (version 1)\n", "")
+    deployed = shell.service.deployed[0]
+    assert (deployed["name"], deployed["filename"]) == ("greet", "greet.py")
+    assert deployed["settings"] == {
+        "handler": "greet.py:main",
+        "timeout_ms": 5,
+        "env": {"A": "a", "B": "x=y", "C": ""},
+    }
+    again = shell("deploy", "greet.py", "--name", "greet", "--settings", '{"timeout_ms": 5}')
+    assert again.out.startswith("deployed greet")
+    same = shell("deploy", "greet.py", "--settings", '{"timeout_ms": 5}')
+    assert same.out.startswith("unchanged greet")
+
+
+def test_deploy_a_directory_packs_it_the_same_every_time(shell: Shell) -> None:
+    directory = shell.here / "my.app"
+    directory.mkdir()
+    (directory / "main.py").write_text("import part\n")
+    (directory / "part.py").write_text("X = 1\n")
+    shell("deploy", "my.app")
+    (directory / "main.py").touch()
+    shell("deploy", "my.app")
+    first, second = shell.service.deployed
+    assert first["name"] == "my.app"
+    assert first["source"] == second["source"]
+    with zipfile.ZipFile(io.BytesIO(first["source"])) as archive:
+        assert archive.namelist() == ["main.py", "part.py"]
+
+
+@pytest.mark.parametrize("settings", ["[1]", "{", "missing.json"])
+def test_settings_that_cannot_be_read(shell: Shell, settings: str) -> None:
+    (shell.here / "greet.py").write_text("")
+    done = shell("deploy", "greet.py", "--settings", settings)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert shell("deploy", "greet.py", "--env", "no assignment").status == 2
+
+
+def test_lists_as_text_and_as_json(shell: Shell) -> None:
+    assert "hello" in shell("tasks").out
+    assert json.loads(shell("tasks", "--json").out)["next_start_after"] == "cursor"
+    ps = shell("ps").out.splitlines()
+    assert ps[0].split()[:2] == ["INSTANCE", "ID"]
+    assert "i-1" in ps[1]
+    assert json.loads(shell("ps", "--json").out)["instances"][0]["pid"] == 42
+    assert shell("executions").out == "there are no executions\n"
+    assert "closed" in shell("breakers").out
+    assert "forced_open" in shell("breakers", "open", "hello").out
+
+
+def test_logs_cancel_and_delete(shell: Shell) -> None:
+    call = Call(execution_id="e-1", task_name="hello", payload=Event(value=None))
+    error = errors.FunctionRaised("ValueError: no", detail="Traceback\nValueError: no")
+    shell.service.known["e-1"] = make_execution(call, failed(error, output=b"one\ntwo\n"))
+    assert shell("logs", "e-1").out == "one\ntwo\nTraceback\nValueError: no\n"
+    assert json.loads(shell("logs", "e-1", "--json").out)["lines"] == ["one", "two"]
+    assert "FAILED" in shell("executions").out
+    assert shell("cancel", "e-1", "--reason", "enough", "--force").status == 0
+    assert shell.service.asked[-1] == ("e-1", "enough", True)
+    assert shell("cancel", "other").status == 1
+    assert shell("delete", "hello").out == "deleted hello\n"
+    assert shell("delete", "hello").status == 1
+
+
+def test_health_and_stats(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shell("health").out == "healthy: all is well\n"
+    assert "total_executions" in shell("stats").out
+    assert json.loads(shell("stats", "--json", "--hours", "2").out)["service_stats"]
+    assert shell.service.asked[-1] == 2
+    bad = functools.partial(_unhealthy, shell.service.health())
+    monkeypatch.setattr(shell.service, "health", bad)
+    assert shell("health").status == 1
+
+
+def _unhealthy(health: Any) -> Any:
+    from msgspec.structs import replace
+
+    return replace(health, status="unhealthy", message="it is shutting down")
+
+
+def test_a_table_cannot_steer_the_terminal() -> None:
+    rows = [{"name": "\x1b[31mred", "n": 1.25, "ok": True}, {"name": "b"}]
+    assert table(rows, ("name", "n", "ok"), "") == (
+        "NAME      N    OK\n [31mred  1.2  yes\nb         -    -"
+    )
+
+
+def test_the_command_line_starts_without_the_servers_libraries() -> None:
+    script = "import sys, atlatl.cli; print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    loaded = set(json.loads(done.stdout.replace("'", '"')))
+    assert not loaded & {"grpc", "starlette", "uvicorn", "httpx", "asyncio"}

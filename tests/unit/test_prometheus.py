@@ -1,0 +1,227 @@
+"""The text for Prometheus, read back by a small parser of our own."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from atlatl import events
+from atlatl.engine.breaker import CircuitState
+from atlatl.model import OutcomeKind
+from atlatl.settings import CircuitBreakerSettings
+from atlatl.telemetry.figures import (
+    BreakerFigures,
+    BreakersFigures,
+    MemoryFigures,
+    PoolFigures,
+)
+from atlatl.telemetry.metrics import OTHER, Metrics
+from atlatl.telemetry.prometheus import OPENMETRICS, TEXT, content_type, render
+
+SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? ([0-9.e+-]+)')
+LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\"n])*)"')
+CLOSED, OPEN = CircuitState.CLOSED, CircuitState.OPEN
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+NAMES = {
+    "atlatl_executions_total": "counter",
+    "faas_invocations_total": "counter",
+    "faas_errors_total": "counter",
+    "faas_timeouts_total": "counter",
+    "faas_coldstarts_total": "counter",
+    "faas_invoke_duration_seconds": "histogram",
+    "faas_init_duration_seconds": "histogram",
+    "faas_mem_usage_bytes": "gauge",
+    "atlatl_pool_instances": "gauge",
+    "atlatl_pool_waiting": "gauge",
+    "atlatl_breaker_state": "gauge",
+    "atlatl_queue_oldest_seconds": "gauge",
+    "atlatl_dead_letters": "gauge",
+}
+
+
+def busy() -> Metrics:
+    metrics = Metrics(lambda: 0.0)
+    for kind in OutcomeKind:
+        metrics.record_request(0.02, kind, task_name="hello")
+    metrics.record_request(0.005, "success", True, "hello")
+    metrics.record_request(60.0, "success", False, "hello")
+    metrics.record_request(0.1, "invalid", False, "unheard-of")
+    metrics.emit(
+        events.InstanceStarted(
+            at=0, task_name="hello", instance_id="i", pid=1, origin="blank", init_s=0.03
+        )
+    )
+    metrics.emit(events.PoolScaled(0, "hello", direction="up", size=1, reason="waiters"))
+    metrics.emit(events.BreakerChanged(0, "hello", old="closed", new="half-open"))
+    metrics.emit(events.StartFailedEvent(0, "hello", reason="none"))
+    return metrics
+
+
+def text(metrics: Metrics | None = None, **more: Any) -> str:
+    return render(
+        metrics or busy(),
+        [
+            PoolFigures("hello", total=3, in_use=1, available=2, starting=1, waiting=5),
+            PoolFigures("hello", total=1, in_use=1),
+        ],
+        MemoryFigures(used_bytes=10, limit_bytes=99, by_task={"hello": 10}),
+        BreakersFigures(breakers=(BreakerFigures("hello", OPEN, 3, CircuitBreakerSettings()),)),
+        queue_oldest_s=1.5,
+        dead_letters=2,
+        **more,
+    )
+
+
+def samples(rendered: str) -> Samples:
+    found: Samples = {}
+    for line in rendered.splitlines():
+        if not line.startswith("#"):
+            match = SAMPLE.fullmatch(line)
+            assert match, line
+            key = (match[1], frozenset(LABEL.findall(match[2] or "")))
+            assert key not in found, f"twice: {line}"
+            found[key] = float(match[3])
+    return found
+
+
+def value(rendered: str, name: str, **labels: str) -> float:
+    return samples(rendered)[name, frozenset(labels.items())]
+
+
+@pytest.mark.parametrize(("name", "kind"), NAMES.items())
+def test_every_name_is_there_with_its_type_and_help(name: str, kind: str) -> None:
+    lines = text().splitlines()
+    assert f"# TYPE {name} {kind}" in lines
+    assert any(line.startswith(f"# HELP {name} ") for line in lines)
+
+
+def test_counters_end_in_total_and_nothing_else_does() -> None:
+    for line in text().splitlines():
+        if line.startswith("# TYPE"):
+            _, _, name, kind = line.split()
+            assert name.endswith("_total") == (kind == "counter"), line
+
+
+def test_counters_agree_with_the_statistics_d44() -> None:
+    metrics = busy()
+    rendered, stats = text(metrics), metrics.stats()
+    hello = {"faas_name": "hello"}
+    assert value(rendered, "faas_invocations_total", **hello) == stats.success_count == 3
+    assert value(rendered, "faas_errors_total", **hello) == stats.error_count == 3
+    assert value(rendered, "faas_timeouts_total", **hello) == stats.timeout_count == 1
+    assert value(rendered, "faas_coldstarts_total", **hello) == stats.cold_start_count == 1
+    assert value(rendered, "atlatl_executions_total", outcome="rejected", **hello) == 1
+    by_outcome = {
+        kind.value: sum(
+            count
+            for (name, labels), count in samples(rendered).items()
+            if name == "atlatl_executions_total" and ("outcome", kind.value) in labels
+        )
+        for kind in OutcomeKind
+    }
+    assert by_outcome["success"] == stats.success_count
+    assert by_outcome["invalid"] == stats.invalid_count == 2
+
+
+def test_calls_without_a_name_of_their_own_are_under_other_d49() -> None:
+    rendered = text()
+    assert value(rendered, "atlatl_executions_total", faas_name=OTHER, outcome="invalid") == 1
+    assert "unheard-of" not in rendered
+
+
+def test_histograms_are_cumulative_in_seconds_and_end_without_bound_d39_d40() -> None:
+    rendered = text()
+    name, hello = "faas_invoke_duration_seconds", {"faas_name": "hello"}
+    buckets = [
+        value(rendered, f"{name}_bucket", le=le, **hello)
+        for le in ("0.001", "0.005", "0.01", "0.025", "10.0", "+Inf")
+    ]
+    assert buckets == [0, 1, 1, 5, 5, 6]
+    assert value(rendered, f"{name}_count", **hello) == 6
+    assert value(rendered, f"{name}_sum", **hello) == pytest.approx(60.085)
+    init = value(rendered, "faas_init_duration_seconds_bucket", le="0.05", **hello)
+    assert init == value(rendered, "faas_init_duration_seconds_count", **hello) == 1
+
+
+def test_gauges_come_from_their_owners_d46() -> None:
+    rendered = text()
+    hello = {"faas_name": "hello"}
+    assert value(rendered, "faas_mem_usage_bytes", **hello) == 10
+    for state, count in {"in_use": 2, "available": 2, "starting": 1}.items():
+        assert value(rendered, "atlatl_pool_instances", state=state, **hello) == count
+    assert value(rendered, "atlatl_pool_waiting", **hello) == 5
+    for state, here in {"closed": 0, "open": 1, "half-open": 0}.items():
+        assert value(rendered, "atlatl_breaker_state", state=state, **hello) == here
+    assert value(rendered, "atlatl_queue_oldest_seconds") == 1.5
+    assert value(rendered, "atlatl_dead_letters") == 2
+
+
+def test_happenings_have_their_counters() -> None:
+    rendered = text()
+    hello = {"faas_name": "hello"}
+    assert value(rendered, "atlatl_pool_scalings_total", direction="up", **hello) == 1
+    assert value(rendered, "atlatl_breaker_transitions_total", state="half-open", **hello) == 1
+    assert value(rendered, "atlatl_start_failures_total", **hello) == 1
+
+
+def test_what_has_no_source_is_left_out() -> None:
+    rendered = render(busy(), [], MemoryFigures(), BreakersFigures())
+    assert "atlatl_queue_oldest_seconds" not in rendered
+    assert "atlatl_dead_letters" not in rendered
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ('say "hi"', r"say \"hi\""),
+        ("back\\slash", r"back\\slash"),
+        ("two\nlines", r"two\nlines"),
+        ("näme", "näme"),
+    ],
+)
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_labels_are_escaped(name: str, written: str, openmetrics: bool) -> None:
+    metrics = Metrics(lambda: 0.0)
+    metrics.record_request(0.01, "success", task_name=name)
+    rendered = text(metrics, openmetrics=openmetrics)
+    assert f'faas_invocations_total{{faas_name="{written}"}} 1' in rendered.splitlines()
+    samples(rendered.removesuffix("# EOF\n"))
+
+
+def test_openmetrics_has_its_own_family_names_units_and_end() -> None:
+    lines = text(openmetrics=True).splitlines()
+    assert lines[-1] == "# EOF"
+    assert lines.count("# EOF") == 1
+    assert "# TYPE faas_invocations counter" in lines
+    assert "# UNIT faas_invoke_duration_seconds seconds" in lines
+    assert "# UNIT faas_mem_usage_bytes bytes" in lines
+    assert 'faas_invocations_total{faas_name="hello"} 3' in lines
+    assert samples(text()) == samples(text(openmetrics=True))
+
+
+def test_the_classic_format_ends_with_a_line_end_and_has_no_units() -> None:
+    rendered = text()
+    assert rendered.endswith("\n")
+    assert "# UNIT" not in rendered
+    assert "# EOF" not in rendered
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/plain", TEXT),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2", OPENMETRICS),
+        ("text/plain;q=0.9, application/openmetrics-text;q=0.1", TEXT),
+        ("application/openmetrics-text;q=0", TEXT),
+        ("application/openmetrics-text;q=often", TEXT),
+    ],
+)
+def test_the_format_follows_the_accept_header(accept: str, expected: str) -> None:
+    assert content_type(accept) == expected
