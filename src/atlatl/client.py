@@ -14,6 +14,7 @@ from typing import Any, Self
 import httpx
 
 from atlatl import exchange
+from atlatl.errors import ExecutionError
 from atlatl.exchange import Answer, Events, Item, Question, Row, ServiceUnreachable
 
 __all__ = ["Answer", "AsyncClient", "Client", "Item", "Row", "ServiceUnreachable"]
@@ -315,4 +316,10 @@ def _reaching(url: httpx.URL) -> Iterator[None]:
         yield
     except (httpx.TransportError, httpx.InvalidURL) as error:
         reason = str(error) or type(error).__name__
+        if "incomplete chunked read" in reason:
+            # Only a generator's answer is chunked, and this is how the service says it failed.
+            raise ExecutionError(
+                "the answer was broken off: the function failed after its first items; `stream` "
+                "gives the reason too"
+            ) from None
         raise ServiceUnreachable(f"no service answers at {url}: {reason}") from None

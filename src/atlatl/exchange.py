@@ -21,6 +21,7 @@ ANSWER_TIMEOUT_S = 960.0
 """The service ends every call by its deadline, at most 900 s by default; this is for its end."""
 
 PROBLEM = "application/problem+json"
+_LINES = msgspec.json.Decoder()
 _LOCAL = re.compile(r"localhost|127\.[0-9.]+|::1")
 
 
@@ -32,7 +33,7 @@ class Answer(msgspec.Struct, frozen=True):
     """What a function returned, and how it came to it."""
 
     value: Any
-    """JSON decoded, text as str, all else as bytes."""
+    """JSON decoded, text as str, all else as bytes; of a generator, all its JSON items."""
     status: int
     headers: Mapping[str, str]
     execution_id: str = ""
@@ -163,6 +164,8 @@ def _value(response: httpx.Response) -> Any:
     media_type = _media_type(response)
     if media_type == "application/json" or media_type.endswith("+json"):
         return msgspec.json.decode(response.content)
+    if media_type == "application/x-ndjson":
+        return _LINES.decode_lines(response.content)
     return response.text if media_type.startswith("text/") else response.content
 
 

@@ -28,12 +28,18 @@ class CallCancelled(Exception):
     """The service wants no more of this stream."""
 
 
-def run(descriptor: int) -> NoReturn:
-    """Lives the life of an instance on that socket; never returns."""
+def run(descriptor: int, *, in_stock: bool) -> NoReturn:
+    """Lives the life of an instance; never returns.
+
+    Args:
+        descriptor: the socket to the service.
+        in_stock: nobody waits for it yet, so there is time for a rehearsal.
+    """
     status = 1
     try:
         output.install()
-        rehearse()
+        if in_stock:
+            rehearse()
         with socket.socket(fileno=descriptor) as sock:
             # A child that a function forks must neither answer calls nor keep the socket open.
             os.register_at_fork(after_in_child=sock.close)

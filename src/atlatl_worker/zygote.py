@@ -1,7 +1,7 @@
 """The zygote: a single-threaded process that the service executes and that forks instances.
 
-It speaks JSON over a SOCK_SEQPACKET socket, one message a packet: `{"op": "spawn", "id": n}`
-with a socket and a memory file attached is answered by `{"op": "spawned", "id": n, "pid": p}`
+It speaks JSON over a SOCK_SEQPACKET socket, one message a packet: `{"op": "spawn", "id": n,
+"in_stock": b}` with a socket and a memory file attached is answered by `{"op": "spawned", "id": n, "pid": p}`
 with a pidfd attached; `{"op": "exited", "pid": p, "code": c, "signal": s}` comes when an
 instance ends. When the service hangs up, everything below this process is killed.
 
@@ -135,12 +135,12 @@ class Zygote:
         message = json.loads(data)
         try:
             if message["op"] == "spawn":
-                self._spawn(message["id"], *descriptors)
+                self._spawn(message["id"], message["in_stock"], *descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _spawn(self, request: int, sock: int, output: int) -> None:
+    def _spawn(self, request: int, in_stock: bool, sock: int, output: int) -> None:
         parent = os.getpid()
         try:
             pid = os.fork()
@@ -148,7 +148,7 @@ class Zygote:
             self.tell({"op": "failed", "id": request, "message": f"fork: {error.strerror}"})
             return
         if pid == 0:
-            _live(parent, sock, output)
+            _live(parent, in_stock, sock, output)
         self._instances.add(pid)
         pidfd = os.pidfd_open(pid)
         try:
@@ -216,7 +216,7 @@ def end_all() -> NoReturn:
         os._exit(1)
 
 
-def _live(parent: int, sock: int, output: int) -> NoReturn:
+def _live(parent: int, in_stock: bool, sock: int, output: int) -> NoReturn:
     """The child's side of a fork."""
     try:
         from atlatl_worker import confine, serve
@@ -224,7 +224,7 @@ def _live(parent: int, sock: int, output: int) -> NoReturn:
         confine.prepare(parent, sock, output)
         gc.enable()
         sys.modules["__main__"] = type(sys)("__main__")
-        serve.run(confine.SOCKET_FD)
+        serve.run(confine.SOCKET_FD, in_stock=in_stock)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ class Server:
         rows = self.http.get("/api/v1/instances").json()["instances"]
         return [row for row in rows if row["task_name"] == name]
 
-    def cli(self, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *args: str, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "atlatl.cli", *args],
             capture_output=True,
@@ -165,8 +168,9 @@ def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
         time.sleep(0.02)
 
 
+@contextmanager
 def serving(data_dir: Path, *args: str, **settings: Any) -> Iterator[Server]:
-    """For fixtures: a service that is stopped, and checked to stop well, at the end."""
+    """A service that is stopped, and checked to stop well, at the end."""
     server = Server(data_dir, *args, **settings)
     try:
         yield server

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from atlatl.errors import SettingInvalid, Unauthenticated
+from atlatl.front.access import Gate
+from atlatl.front.asgi import endpoints
 from atlatl.front.auth import Authorizer, Scope, admin_token, bearer, is_loopback
-from tests.unit.front_fakes import BEARER, FakeService, ask, front, returns, run, speaking_to
+from tests.unit.front_fakes import BEARER, TOKEN, FakeService, ask, hello, run, speaking_to
 
 OPEN_EVERYWHERE = {("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")}
 OPEN_ON_LOOPBACK = {
     ("", "/functions/{task}"),
     ("", "/functions/{task}/{path:path}"),
-    ("GET", "/api/v1/executions/{id}"),
-    ("GET", "/api/v1/executions/{id}/status"),
-    ("GET", "/api/v1/executions/{id}/result"),
+    ("GET", "/api/v1/executions/{id:path}"),
+    ("GET", "/api/v1/executions/{id:path}/status"),
+    ("GET", "/api/v1/executions/{id:path}/result"),
     ("POST", "/api/v1/invocations"),
     ("GET", "/metrics"),
     ("GET", "/api/v1/health"),
@@ -27,8 +29,8 @@ OPEN_ON_LOOPBACK = {
 }
 SCOPES = {
     Scope.INVOKE: {
-        ("GET", "/api/v1/executions/{id}/logs"),
-        ("POST", "/api/v1/executions/{id}/cancel"),
+        ("GET", "/api/v1/executions/{id:path}/logs"),
+        ("POST", "/api/v1/executions/{id:path}/cancel"),
     },
     Scope.DEPLOY: {
         ("GET", "/api/v1/tasks"),
@@ -41,12 +43,10 @@ SCOPES = {
 
 
 def table() -> list[tuple[str, str, Scope]]:
-    app = front(FakeService())
-    return [
-        (endpoint.method, endpoint.path, endpoint.scope)
-        for route in app.routes
-        for endpoint in route.endpoint._by_method.values()
-    ]
+    service = FakeService()
+    gate = Gate(Authorizer(TOKEN), service.settings.http.host)
+    served = endpoints(service, gate)  # type: ignore[arg-type]
+    return [(endpoint.method, endpoint.path, endpoint.scope) for endpoint in served]
 
 
 def test_every_route_has_the_scope_that_was_decided_for_it_and_a_new_one_needs_admin() -> None:
@@ -155,12 +155,6 @@ def test_an_empty_or_unreachable_token_is_refused(tmp_path: Path) -> None:
 
 
 # --- where a request without a token may come from ---
-
-
-def hello() -> FakeService:
-    service = FakeService()
-    service.add("hello", returns("json", b"1"))
-    return service
 
 
 def call(headers: dict[str, str], **more: object) -> int:

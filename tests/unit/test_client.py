@@ -190,6 +190,26 @@ def test_a_stream_gives_its_items_and_then_its_error() -> None:
         next(items)
 
 
+def test_a_generator_called_plainly_gives_a_list_of_its_items() -> None:
+    def behave(ticket: FakeTicket) -> None:
+        for number in (b"1", b"2"):
+            ticket.on_chunk(Result("json", number))
+        ticket.finish(GOOD)
+
+    fake = FakeService()
+    fake.add("hello", behave, streams=True)
+    assert client(fake).invoke("hello") == [1, 2]
+
+
+def test_a_generator_called_plainly_that_fails_late_has_failed() -> None:
+    def break_off(request: httpx.Request) -> httpx.Response:
+        raise httpx.RemoteProtocolError("peer closed connection (incomplete chunked read)")
+
+    service = Client(LOCAL, transport=httpx.MockTransport(break_off))
+    with pytest.raises(errors.ExecutionError, match="broken off"):
+        service.invoke("hello")
+
+
 def test_a_function_that_does_not_stream_gives_one_item() -> None:
     assert list(client(hello()).stream("hello")) == ['{"a": 1}']
     assert list(client(hello("bytes", b"\xff")).stream("hello")) == [b"\xff"]

@@ -172,6 +172,14 @@ def test_the_status_path_that_answers_name_is_served() -> None:
     assert ask(known(DONE), "GET", "/api/v1/executions/other/status").status_code == 404
 
 
+def test_an_id_with_slashes_in_it_is_found() -> None:
+    service = known(DONE)
+    service.known["a/b?c"] = service.known["e-1"]
+    for path in ("", "/status", "/result", "/logs"):
+        assert ask(service, "GET", "/api/v1/executions/a%2Fb%3Fc" + path).status_code == 200
+    assert ask(service, "POST", "/api/v1/executions/a%2Fb%3Fc/cancel").status_code == 200
+
+
 def test_result_and_logs() -> None:
     result = ask(known(DONE), "GET", ONE + "/result")
     assert (result.text, result.headers["Content-Type"]) == ("hi", "text/plain; charset=utf-8")

@@ -15,7 +15,6 @@ from atlatl.errors import (
     AtlatlError,
     ChecksumMismatch,
     InvalidRequest,
-    PermissionDenied,
     UnsupportedOperation,
 )
 from tests.shelf_samples import CODE, on_shelf, zipped
@@ -32,7 +31,7 @@ def test_a_local_location_needs_an_allowed_directory(tmp_path: Path) -> None:
     for path in (tmp_path / "hello.py", project / "app.py"):
         path.write_bytes(CODE)
     for location in (f"{tmp_path}/hello.py", f"file://{tmp_path}/hello.py", "/etc/nothing-here"):
-        with pytest.raises(PermissionDenied, match=r"artifacts\.allowed_dirs"):
+        with pytest.raises(InvalidRequest, match=r"artifacts\.allowed_dirs"):
             fetch(location, tmp_path)
     allowed = {"allowed_dirs": (str(tmp_path),)}
     for location in (f"{tmp_path}/hello.py", f"file://localhost{quote(str(tmp_path))}/hell%6f.py"):
@@ -50,7 +49,7 @@ def test_links_do_not_lead_out_of_an_allowed_directory(tmp_path: Path) -> None:
     (allowed / "up").symlink_to(tmp_path)
     (allowed / "circle.py").symlink_to("circle.py")
     for name in ("link.py", "up/secret.py", "../secret.py", "%2e%2e/secret.py"):
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(InvalidRequest):
             fetch(f"file://{allowed}/{name}", tmp_path, allowed_dirs=(str(allowed),))
     with pytest.raises(AtlatlError):
         fetch(f"{allowed}/circle.py", tmp_path, allowed_dirs=(str(allowed),))

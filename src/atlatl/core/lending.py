@@ -130,7 +130,7 @@ class Lending:
         self.account.requests += 1
         room = self._fresh if waiter.fresh else self._waiting
         if not (room or self.closed) and waiter.deadline > now and self._gate.has_room():
-            instance = self._untouched() if waiter.fresh else self._choose()
+            instance = self._untouched(now) if waiter.fresh else self._choose(now)
             if instance is not None:
                 return self._lend(instance, 0.0, now)
         try:
@@ -213,7 +213,7 @@ class Lending:
         The caller has made sure that the gate has a place.
         """
         for waiter in self._heads(now):
-            instance = self._untouched() if waiter.fresh else self._choose()
+            instance = self._untouched(now) if waiter.fresh else self._choose(now)
             if instance is not None:
                 self._leave(waiter)
                 lease = self._lend(instance, now - waiter.since, now)
@@ -231,17 +231,26 @@ class Lending:
             self._refuse(waiter, _too_late())
         return waiter
 
-    def _choose(self) -> Instance | None:
+    def _choose(self, now: float) -> Instance | None:
         """An instance with room that takes calls; one that no longer does is retired."""
         while (instance := self._policy.choose(self.stock.instances)) is not None:
             if instance.channel.accepting:
                 return instance
-            self.stock.retire(instance, "stopped accepting calls")
+            self._retire_deaf(instance, now)
         return None
 
-    def _untouched(self) -> Instance | None:
-        instances = self.stock.instances
-        return next((i for i in instances if i.untouched and i.channel.accepting), None)
+    def _untouched(self, now: float) -> Instance | None:
+        """An instance on which nothing has run yet."""
+        for instance in self.stock.instances:
+            if instance.untouched:
+                if instance.channel.accepting:
+                    return instance
+                self._retire_deaf(instance, now)
+        return None
+
+    def _retire_deaf(self, instance: Instance, now: float) -> None:
+        self.stock.retire(instance, "stopped accepting calls")
+        self._settle(now)
 
     def _lend(self, instance: Instance, waited_s: float, now: float) -> Lease:
         lease = Lease(instance, now, waited_s)
@@ -329,12 +338,6 @@ class Lending:
         self.stock.checked(instance, ok)
         self._settle(now)
 
-    def retire(self, instance: Instance, why: str, now: float) -> None:
-        """Ends an instance as soon as nothing is in flight there."""
-        if not instance.leaving:
-            self.stock.retire(instance, why)
-        self._settle(now)
-
     def wake(self, now: float) -> None:
         """Refuses those who have waited too long, and goes on with starts that were put off."""
         max_wait_s = self.settings.max_wait_s or math.inf
@@ -387,7 +390,7 @@ class Lending:
             self.stock.step_up(lacking, "callers found nothing idle", now)
             if self.stock.blocked and not self.stock.size:
                 self._refuse_everybody(_no_memory())
-        if (self._waiting and self.stock.has_place) or (self._fresh and self._untouched()):
+        if (self._waiting and self.stock.has_place) or (self._fresh and self.stock.has_untouched):
             self._gate.offer(self._share)
 
     def _lacking(self, newcomer: Waiter | None = None) -> int:

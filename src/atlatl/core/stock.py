@@ -181,6 +181,10 @@ class Stock:
                 return True
         return False
 
+    @property
+    def has_untouched(self) -> bool:
+        return any(i.untouched for i in self.instances)
+
     def utilization(self, now: float) -> float:
         """Busy time / live time of all instances so far, those that are gone included."""
         started = [i for i in self.instances if not i.starting]

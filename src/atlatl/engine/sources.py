@@ -19,7 +19,6 @@ from atlatl.errors import (
     ArtifactNotFound,
     ChecksumMismatch,
     InvalidRequest,
-    PermissionDenied,
     UnsupportedOperation,
 )
 from atlatl.model import Record
@@ -80,11 +79,11 @@ def from_path(path: Path, limits: ArtifactSettings, within: Sequence[Path] = ())
     Raises:
         ArtifactNotFound: nothing is there.
         ArtifactInvalid: it can't be read, is too large, or is an unsafe archive.
-        PermissionDenied: it is outside of all directories in `within`.
+        InvalidRequest: it is outside of all directories in `within`.
     """
     path = path.expanduser().resolve()
     if within and not any(path.is_relative_to(one) for one in within):
-        raise PermissionDenied(f"{path} is outside the allowed directories")
+        raise InvalidRequest(f"{path} is outside the allowed directories")
     if path.is_dir():
         return from_bytes(pack(path, limits), f"{path.name or 'root'}.zip", limits)
     return from_bytes(read_regular(path, limits.max_bytes, within), path.name, limits)
@@ -94,8 +93,8 @@ def from_location(location: str, limits: ArtifactSettings) -> Source:
     """What a request's `location` names: an allowed local path, `file://` or a `data:` URL.
 
     Raises:
-        InvalidRequest: no location, or a malformed one.
-        PermissionDenied: a path outside `artifacts.allowed_dirs`.
+        InvalidRequest: no location, a malformed one, or a path outside
+            `artifacts.allowed_dirs`.
         UnsupportedOperation: a scheme that nothing here fetches.
         ArtifactNotFound: nothing is there.
         ArtifactInvalid: see `from_path`.
@@ -135,7 +134,7 @@ def _from_allowed(path: Path, limits: ArtifactSettings) -> Source:
         raise InvalidRequest(f"location {str(path)[:200]!r} can't be resolved: {error}") from None
     # Checked before existence, so that the answer tells nothing about other files.
     if not any(place.is_relative_to(one) for one in allowed):
-        raise PermissionDenied(
+        raise InvalidRequest(
             f"location {path} is not below a directory that `artifacts.allowed_dirs` lists: "
             "add its directory there, or send the code itself as a `data:` URL"
         )

@@ -25,7 +25,7 @@ from atlatl.core.archives import (
     check_name,
     packs,
 )
-from atlatl.errors import ArtifactInvalid, ArtifactNotFound, PermissionDenied
+from atlatl.errors import ArtifactInvalid, ArtifactNotFound, InvalidRequest
 from atlatl.settings import ArtifactSettings
 
 _ENCRYPTED = 0x1
@@ -193,7 +193,7 @@ def read_regular(path: Path, max_bytes: int, within: Sequence[Path] = ()) -> byt
     Raises:
         ArtifactNotFound: there is no such file.
         ArtifactInvalid: it is too large, no regular file, or unreadable.
-        PermissionDenied: it is elsewhere.
+        InvalidRequest: it is elsewhere.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -205,7 +205,7 @@ def read_regular(path: Path, max_bytes: int, within: Sequence[Path] = ()) -> byt
         # Asked of the open file, so that swapping a link in between gains nothing.
         place = Path(f"/proc/self/fd/{fd}").readlink()
         if within and not any(place.is_relative_to(one) for one in within):
-            raise PermissionDenied(f"{path} leads out of the allowed directories")
+            raise InvalidRequest(f"{path} leads out of the allowed directories")
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ArtifactInvalid(f"{path} is no regular file")
         content = file.read(max_bytes + 1)

@@ -79,7 +79,7 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
             yield
 
     app = Starlette(
-        routes=routes(endpoints(service, gate, authorizer), admit),
+        routes=routes(endpoints(service, gate), admit),
         lifespan=lifespan,
         exception_handlers={
             AtlatlError: on_error,
@@ -93,7 +93,7 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
     return app
 
 
-def endpoints(service: FunctionService, gate: Gate, authorizer: Authorizer) -> list[Endpoint]:
+def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
     """The table: everything that the front serves."""
     functions = Functions(service, gate)
     table = [

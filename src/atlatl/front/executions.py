@@ -44,7 +44,7 @@ class Executions:
 
     def endpoints(self) -> list[Endpoint]:
         every = "/api/v1/executions"
-        one = every + "/{id}"
+        one = every + "/{id:path}"  # an id may have slashes in it
         filters = ("task", "status", "limit", "start_after")
         return [
             Endpoint("GET", every, self.listing, Scope.DEPLOY, filters),

@@ -16,9 +16,9 @@ from atlatl.errors import AtlatlError, InternalFailure, ResultInvalid, TaskNotFo
 from atlatl.front.access import Gate
 from atlatl.front.answers import address, bounded, json_answer
 from atlatl.front.calls import accepts, call_from, headers_of, prefers_async
-from atlatl.front.problems import MethodNotAllowed, RouteNotFound, problem_response
+from atlatl.front.problems import MethodNotAllowed, RouteNotFound, StreamCut, problem_response
 from atlatl.front.rows import execution_row
-from atlatl.front.streaming import Chunked, ServerSentEvents, StreamCut
+from atlatl.front.streaming import Chunked, ServerSentEvents
 from atlatl.model import Call, Execution, HttpRequest, Mode, Result, Shape
 
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ class _Server(uvicorn.Server):
 
 
 def _protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol, closing a connection whose request head takes too long.
+    """Uvicorn's protocol, closing a connection whose request head takes too long.
 
     Without this a client that sends one byte a minute keeps a connection for ever.
     """

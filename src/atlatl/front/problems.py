@@ -23,6 +23,14 @@ PROBLEM_TYPE = "urn:atlatl:problem:"
 """The class of the error follows: finer than `code`, which several classes share."""
 
 
+class StreamCut(Exception):
+    """Ends a chunked answer without its last chunk.
+
+    The server closes the connection when it sees this: the only way of HTTP to say that what
+    was sent so far is not the whole.
+    """
+
+
 class MethodNotAllowed(AtlatlError):
     """The path exists, and not for this method."""
 
@@ -131,7 +139,8 @@ async def on_gone(request: Request, error: Exception) -> Response:
 
 async def on_crash(request: Request, error: Exception) -> Response:
     """Handler for bugs: the log gets the traceback, the caller does not."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    if not isinstance(error, StreamCut):
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem_response(
         AtlatlError("the service failed at this request; its log says why"),
     )

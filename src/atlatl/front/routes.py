@@ -42,8 +42,12 @@ def routes(endpoints: Iterable[Endpoint], admit: Admit) -> list[Route]:
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints:
         by_path.setdefault(endpoint.path, []).append(endpoint)
-    # A letter sorts before `{`, so at each place a fixed part goes before a parameter.
-    return [Route(path, PathApp(by_path[path], admit)) for path in sorted(by_path)]
+    return [Route(path, PathApp(by_path[path], admit)) for path in sorted(by_path, key=_rank)]
+
+
+def _rank(path: str) -> str:
+    """Orders paths: at each place letters come before `{`, and before `~`, which takes the rest."""
+    return re.sub(r"{\w+:path}$", "~", path)
 
 
 class PathApp:

@@ -11,14 +11,6 @@ from atlatl.front.problems import problem
 from atlatl.model import Result
 
 
-class StreamCut(Exception):
-    """Ends a chunked answer without its last chunk.
-
-    The server closes the connection when it sees this: the only way of HTTP to say that what
-    was sent so far is not the whole.
-    """
-
-
 class ServerSentEvents:
     """One event an item (WHATWG HTML, 9.2): JSON and text as `data`, bytes as base64.
 

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 DEMAND_S = 10.0
 """The stock of blanks follows the starts of this many last seconds."""
 
+REFILL_DELAY_S = 0.02
+"""A fork at once would compete with the first call of the instance that was just handed out."""
+
 RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 
@@ -93,7 +96,7 @@ class ProcessRuntime:
             await _abandon(channel)
             raise
         finally:
-            self._tend_soon()
+            self._look_again(REFILL_DELAY_S)
         return channel
 
     async def close(self) -> None:
@@ -121,16 +124,18 @@ class ProcessRuntime:
             if channel.accepting:
                 channel.on_lost = None
                 return channel
-        return await self._fork()
+        return await self._fork(in_stock=False)
 
-    async def _fork(self) -> Channel:
+    async def _fork(self, *, in_stock: bool) -> Channel:
         if self._closed:
             raise StartFailed("the runtime is closed")
         await self._zygote_up.wait()
         if self._zygote is None:
             raise StartFailed("the process that starts instances is gone")
         channel = Channel(self._ids(), self._clock)
-        spawned = await self._zygote.spawn(lambda how: self._exited(channel, how))
+        spawned = await self._zygote.spawn(
+            lambda how: self._exited(channel, how), in_stock=in_stock
+        )
         self._channels[channel.id] = channel
         try:
             await channel.connect(spawned)
@@ -151,6 +156,7 @@ class ProcessRuntime:
         return min(self._stock.max_size, max(self._stock.min_size, len(self._starts)))
 
     def _tend_soon(self) -> None:
+        self._timer = None
         if self._closed or self._tending:
             return
         self._tending = True
@@ -160,12 +166,13 @@ class ProcessRuntime:
         """Brings the stock to its target, and looks again when the demand may have gone."""
         try:
             while len(self._blanks) < self._target():
-                blank = await self._fork()
+                blank = await self._fork(in_stock=True)
                 blank.on_lost = lambda error, blank=blank: self._blank_lost(blank, error)
                 self._blanks.append(blank)
             surplus = [self._blanks.pop() for _ in range(len(self._blanks) - self._target())]
             await asyncio.gather(*(blank.stop(0) for blank in surplus))
-            self._look_again(DEMAND_S if self._starts else None)
+            if self._starts:
+                self._look_again(DEMAND_S)
         except StartFailed as error:
             log.warning("the stock of blank instances cannot be filled: %s", error)
             self._look_again(MAX_RETRY_S)
@@ -179,12 +186,16 @@ class ProcessRuntime:
             self._blanks.remove(blank)
         self._look_again(RETRY_S)
 
-    def _look_again(self, delay_s: float | None) -> None:
+    def _look_again(self, delay_s: float) -> None:
+        """Tends the stock after a while, or sooner when that was planned already."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            return
         if self._timer is not None:
+            if self._timer.when() <= loop.time() + delay_s:
+                return
             self._timer.cancel()
-            self._timer = None
-        if delay_s is not None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tend_soon)
+        self._timer = loop.call_later(delay_s, self._tend_soon)
 
     # --- the zygote ---
 

@@ -137,11 +137,12 @@ class Zygote:
             )
         return ours
 
-    async def spawn(self, on_exit: OnExit) -> Spawned:
+    async def spawn(self, on_exit: OnExit, *, in_stock: bool) -> Spawned:
         """Forks an instance.
 
         Args:
             on_exit: told once how it ended.
+            in_stock: no task waits for it, so it may take its time to get ready.
 
         Raises:
             StartFailed: the fork failed, or the zygote is gone.
@@ -153,18 +154,19 @@ class Zygote:
             output = OutputFile()
             on_failure.callback(output.close)
             with theirs:
-                answer = self._ask(theirs.fileno(), output.descriptor)
+                answer = self._ask(in_stock, theirs.fileno(), output.descriptor)
             on_failure.callback(_discard, answer)
             pid, pidfd = await answer
             self._watched[pid] = on_exit
             on_failure.pop_all()
         return Spawned(pid, pidfd, ours, output)
 
-    def _ask(self, *descriptors: int) -> asyncio.Future[tuple[int, int]]:
+    def _ask(self, in_stock: bool, *descriptors: int) -> asyncio.Future[tuple[int, int]]:
         if self._control is None:
             raise StartFailed("the process that starts instances is gone")
         self._next_id += 1
-        message = msgspec.json.encode({"op": "spawn", "id": self._next_id})
+        order = {"op": "spawn", "id": self._next_id, "in_stock": in_stock}
+        message = msgspec.json.encode(order)
         try:
             socket.send_fds(self._control, [message], descriptors)
         except OSError as error:
