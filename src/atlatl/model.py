@@ -332,7 +332,8 @@ def check_task_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= 128:
         raise InvalidRequest(f"a task name has 1 to 128 characters, this one has {len(name)}")
-    if not name.isprintable() or "/" in name:
+    # HTTP clients take `.` and `..` for steps in a path and never send them.
+    if not name.isprintable() or "/" in name or name in (".", ".."):
         raise InvalidRequest(
             f"task name {name!r} is refused: only printable characters and no `/` are allowed"
         )

@@ -589,14 +589,17 @@ def _timeout_s(call: Call, default_ms: int, max_ms: int) -> float:
 
 def fingerprint(task_name: str, function: str, encoded: Encoded) -> bytes:
     """SHA-256 over what a call does: equal for equal task, function and arguments."""
-    body = encoded.body
-    if encoded.kind != "request":
+    body, meta = encoded.body, encoded.meta
+    if encoded.kind == "request":
+        # A repeated request comes with another trace and other hops, and is the same call.
+        meta = {name: value for name, value in meta.items() if name != "headers"}
+    else:
         with contextlib.suppress(msgspec.DecodeError):
             # Spaces and the order of members make no difference.
             body = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
-    meta = msgspec.json.encode(encoded.meta, order="sorted")
+    shown = msgspec.json.encode(meta, order="sorted")
     digest = hashlib.sha256()
-    for part in (task_name.encode(), function.encode(), encoded.kind.encode(), meta, body):
+    for part in (task_name.encode(), function.encode(), encoded.kind.encode(), shown, body):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
+from urllib.parse import quote
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -220,7 +221,7 @@ def accepted(execution: Execution) -> pb.InvokeFunctionResponse:
         task_id=execution.task_id,
         instance_id=execution.instance_id,
         result=execution_result(execution),
-        status_endpoint=f"/api/v1/executions/{execution.execution_id}/status",
+        status_endpoint=f"/api/v1/executions/{quote(execution.execution_id, safe='')}/status",
         estimated_completion_ms=ESTIMATE_WITHOUT_HISTORY_MS,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from atlatl.errors import SettingInvalid
+from atlatl.front.problems import StreamCut
 from atlatl.settings import HttpSettings
 
 
@@ -50,8 +52,7 @@ class HttpListener:
         bound = bind(self._settings.host, self._settings.port, "http")
         self.port = bound.getsockname()[1]
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="http")
-        while not self._server.started:
-            await asyncio.sleep(0.001)
+        await self._server.listening.wait()
 
     async def stop(self) -> None:
         """Closes the listener; connections have a second to finish what they are writing."""
@@ -78,7 +79,26 @@ def bind(host: str, port: int, group: str) -> socket.socket:
     return bound
 
 
+class _CutStreams(logging.Filter):
+    """Passes all but the streams that were broken off on purpose: their execution is logged."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is None or not isinstance(record.exc_info[1], StreamCut)
+
+
+_CUT_STREAMS = _CutStreams()
+
+
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_CUT_STREAMS)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         # Signals are the program's: it drains first, then stops the listeners.
