@@ -98,8 +98,19 @@ class ScriptedChannel:
         if self.on_lost is not None:
             self.on_lost(InstanceLost("gone"))
 
+    def die_now(self) -> None:
+        """The process dies by itself, whatever it was doing."""
+        calls, self._calls = self._calls, {}
+        self.dead, self.accepting = True, False
+        for done, timer in calls.values():
+            if timer is not None:
+                timer.cancel()
+            done(failed(InstanceCrashed("killed by signal 9 (SIGKILL)")))
+        if self.on_lost is not None:
+            self.on_lost(InstanceLost("gone"))
+
     def cancel(self, execution_id: str, *, force: bool = False) -> None:
-        done, timer = self._calls[execution_id]
+        _, timer = self._calls[execution_id]
         if timer is not None:
             timer.cancel()
         self.accepting = False

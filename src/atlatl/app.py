@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from atlatl.assembly import FunctionService
@@ -49,21 +50,25 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
     writer = stderr_writer()
     logger = configure(writer, colours=sys.stderr.isatty())
     try:
-        async with FunctionService(settings, listeners=[ExecutionLog(logger)]) as service:
-            async with _fronts(service) as where:
-                if functions is not None:
-                    await deploy_directory(service, functions, _say)
-                _say(f"atlatl serves on {where}")
-                await stop.wait()
-                _say("draining: new calls are refused, started ones finish")
-                await service.drain()
+        logged = [ExecutionLog(logger)]
+        async with (
+            FunctionService(settings, listeners=logged) as service,
+            _fronts(service) as where,
+        ):
+            if functions is not None:
+                await deploy_directory(service, functions, _say)
+            _say(f"atlatl serves on {where}")
+            await stop.wait()
+            _say("draining: new calls are refused, started ones finish")
+            await service.drain()
         _say("stopped")
     finally:
         writer.close()
 
 
 @contextlib.asynccontextmanager
-async def _fronts(service: FunctionService):  # type: ignore[no-untyped-def]
+async def _fronts(service: FunctionService) -> AsyncIterator[str]:
+    """Opens what the settings ask for; gives the addresses in words."""
     # Imported here: gRPC starts threads, and the zygote must exist before any does.
     from atlatl.front.asgi import asgi
     from atlatl.front.auth import Authorizer, admin_token

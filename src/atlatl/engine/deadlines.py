@@ -68,7 +68,8 @@ class Deadlines(Generic[T]):
 
     def _fire(self) -> None:
         self._timer = None
-        now_slot = int(self._clock() * SLOTS_PER_S)
+        # Rounding must not put the moment it was set for just before its slot: it would spin.
+        now_slot = int(self._clock() * SLOTS_PER_S + 1e-6)
         due: list[T] = []
         while self._order and self._order[0] <= now_slot:
             due.extend(self._slots.pop(heapq.heappop(self._order)))
