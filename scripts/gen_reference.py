@@ -1,6 +1,6 @@
-"""Writes docs/settings.md and docs/errors.md from the code that they describe.
+"""Writes the reference pages of docs/ from the code that they describe.
 
-python scripts/gen_reference.py            writes both
+python scripts/gen_reference.py            writes all
 python scripts/gen_reference.py --check    writes nothing; exit status 1 if one is out of date
 """
 
@@ -12,15 +12,20 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence, Set
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import reference_fronts as fronts
 
 from atlatl import errors, settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-NOTE = "<!-- Written by `make docs` from {source}; edit that file instead. -->"
+NOTE = (
+    f"<!-- Written by `make docs` from {{source}} of atlatl {version('atlatl')}; "
+    "edit that file instead. -->"
+)
 
 SETTINGS_INTRO = """\
 # Settings
@@ -64,7 +69,15 @@ class Member(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    pages = {"settings.md": settings_page(), "errors.md": errors_page()}
+    pages = {
+        "settings.md": settings_page(),
+        "errors.md": errors_page(),
+        "commands.md": commands_page(),
+        "http.md": page("src/atlatl/front/", fronts.HTTP_INTRO, fronts.http_table()),
+        "metrics.md": page(
+            "src/atlatl/telemetry/prometheus.py", fronts.METRICS_INTRO, fronts.metrics_table()
+        ),
+    }
     stale = [name for name, text in pages.items() if not is_current(DOCS / name, text)]
     if "--check" in arguments:
         for name in stale:
@@ -160,7 +173,18 @@ def errors_page() -> str:
         for leaf in sorted(leaves, key=lambda leaf: (leaf.http_status, leaf.__name__))
     ]
     head = ("class", "group", "code", "HTTP", "gRPC", "retryable", "counted as", "breaker")
-    return "\n".join([NOTE.format(source="src/atlatl/errors.py"), ERRORS_INTRO, table(head, rows)])
+    return page("src/atlatl/errors.py", ERRORS_INTRO, (head, rows))
+
+
+def commands_page() -> str:
+    parts = [NOTE.format(source="src/atlatl/cli.py"), fronts.COMMANDS_INTRO]
+    for command in fronts.commands():
+        parts += [f"## `{command.usage}`\n", f"{command.summary}\n", table(*command.table)]
+    return "\n".join(parts)
+
+
+def page(source: str, intro: str, rows: fronts.Table) -> str:
+    return "\n".join([NOTE.format(source=source), intro, table(*rows)])
 
 
 def is_leaf(value: object) -> bool:

@@ -1,13 +1,23 @@
-"""A tiny instance for the tests of the pool: it only knows whether it lives."""
+"""What stands in for the world in the tests of the pool.
+
+A tiny instance that only knows whether it lives, a start that obeys, a waiter that takes
+notes, and a shell that does what a test says and nothing by itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable
 
+from atlatl.core.admission import Gate, Share
+from atlatl.core.lending import Lending, Refuse
+from atlatl.core.scheduling import POLICIES
+from atlatl.core.stock import Scaled, Start, Stop
 from atlatl.core.waiting import Waiter
-from atlatl.errors import AtlatlError, InstanceLost
+from atlatl.errors import AtlatlError, InstanceLost, StartFailed
+from atlatl.settings import PoolSettings
 
 
 class FakeInstance:
@@ -104,3 +114,90 @@ class Asked:
     @property
     def settled_once(self) -> bool:
         return len(self.leases) + len(self.errors) == 1
+
+
+class Rig:
+    """A pool without a shell: starts and stops are carried out when the test says so."""
+
+    def __init__(self, gate=None, *, policy="round_robin", weight=1.0, **settings):
+        self.now = 0.0
+        self.gate = gate or Gate()
+        self.memory_left = True
+        self.share = Share(weight, self.serve)
+        choice = POLICIES[policy](random.Random(1).randrange)
+        self.lending = Lending(
+            PoolSettings(**settings), choice, self.gate, self.share, lambda: self.memory_left
+        )
+        self.stock = self.lending.stock
+        self.to_start, self.to_stop, self.steps = [], [], []
+
+    def ask(self, **options) -> Asked:
+        asked = Asked(**options)
+        try:
+            lease = self.lending.ask(asked.waiter, self.now)
+        except Exception as error:
+            asked.errors.append(error)
+        else:
+            if lease is not None:
+                asked.leases.append(lease)
+        self.settle()
+        return asked
+
+    def serve(self) -> bool:
+        grant = self.lending.next_grant(self.now)
+        if grant is not None:
+            grant[0].granted(grant[1])
+        self.perform()
+        return grant is not None
+
+    def settle(self) -> None:
+        self.perform()
+        self.gate.settle()
+        self.perform()
+
+    def perform(self) -> None:
+        for action in self.lending.take_actions():
+            if isinstance(action, Start):
+                self.to_start.append(action.instance)
+            elif isinstance(action, Stop):
+                self.to_stop.append(action.instance)
+            elif isinstance(action, Refuse):
+                action.waiter.refused(action.error)
+            else:
+                assert isinstance(action, Scaled)
+                self.steps.append(action)
+
+    def start(self, count=None):
+        """Lets the oldest `count` starts (or all) succeed."""
+        for _ in range(len(self.to_start) if count is None else count):
+            self.lending.started(self.to_start.pop(0), FakeInstance(), self.now)
+            self.settle()
+
+    def fail_start(self, error=None):
+        failed = self.to_start.pop(0)
+        self.lending.start_failed(failed, error or StartFailed("no process"), self.now)
+        self.settle()
+
+    def stop(self):
+        while self.to_stop:
+            self.lending.removed(self.to_stop.pop(0), self.now, lost=False)
+            self.settle()
+
+    def give_back(self, asked, **options):
+        self.lending.give_back(asked.lease, self.now, **options)
+        self.settle()
+
+    def lose(self, instance):
+        self.lending.removed(instance, self.now, lost=True)
+        self.settle()
+
+    def wake(self, at):
+        self.now = at
+        self.lending.wake(at)
+        self.settle()
+
+    def warm(self, count):
+        self.stock.reserve(count, self.now)
+        self.perform()
+        self.start()
+        return self

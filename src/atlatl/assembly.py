@@ -133,6 +133,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         metrics,
         runtimes,
         clock=clock,
+        wall=wall,
         cpu_clock=time.process_time,
         memory_budget_bytes=budget,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -20,6 +21,10 @@ from atlatl.console import (
     table,
     write_item,
 )
+from atlatl.errors import SettingInvalid
+
+if TYPE_CHECKING:
+    from atlatl.settings import Settings
 
 app = typer.Typer(
     name="atlatl",
@@ -31,6 +36,25 @@ app = typer.Typer(
 
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What all wrong usage is; typer does not name it itself."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"atlatl {version('atlatl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version_wanted: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """A self-hosted function service."""
+
 
 Url = Annotated[str, typer.Option("--url", help="Address of the service; else ATLATL_URL.")]
 TokenFile = Annotated[
@@ -60,6 +84,8 @@ def serve(
         "data_dir": str(data_dir) if data_dir is not None else None,
     }
     settings = local_settings(config, _given(flags))
+    # gRPC prints lines of its own to standard error; what goes wrong is said by an error of ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported late: the other commands start without the server's libraries.
     from atlatl.app import serve as serve_app
 
@@ -123,14 +149,16 @@ def _settings(text: str) -> dict[str, Any]:
             if text.endswith(".toml")
             else msgspec.json.decode(content, type=dict[str, Any])
         )
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError, TOMLDecodeError) as error:
-        raise typer.BadParameter(f"--settings {text[:80]!r}: {error}") from None
+    except OSError as error:
+        fail(f"--settings {text[:80]!r}: {error.strerror}", WRONG_USAGE)
+    except (UnicodeDecodeError, msgspec.DecodeError, TOMLDecodeError) as error:
+        fail(f"--settings {text[:80]!r}: {error}", WRONG_USAGE)
 
 
 def _assignment(text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
     if not found or not name:
-        raise typer.BadParameter(f"--env {text!r} is not like NAME=VALUE")
+        fail(f"--env {text!r} is not like NAME=VALUE", WRONG_USAGE)
     return name, value
 
 
@@ -170,6 +198,8 @@ def _value(data: str) -> Any:
     """The argument of a call: JSON if it is JSON, else text, else bytes."""
     if not data:
         return None
+    if data.lstrip().startswith(("{", "[")):
+        return _json(data)
     content = data.encode()
     if data == "-":
         content = sys.stdin.buffer.read()
@@ -177,7 +207,7 @@ def _value(data: str) -> Any:
         try:
             content = Path(data[1:]).read_bytes()
         except OSError as error:
-            raise typer.BadParameter(f"--data {data}: {error.strerror}") from None
+            fail(f"--data {data}: {error.strerror}", WRONG_USAGE)
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -186,6 +216,15 @@ def _value(data: str) -> Any:
         return content.decode()
     except UnicodeDecodeError:
         return content
+
+
+def _json(data: str) -> Any:
+    """What begins like JSON and is none is a slip; as text it would puzzle the function."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "text that begins like this goes in by @FILE or -"
+        fail(f"--data {data[:80]!r} begins like JSON and is none: {error}; {hint}", WRONG_USAGE)
 
 
 @app.command()
@@ -282,7 +321,7 @@ def breakers(
 ) -> None:
     """List the circuit breakers, or set one."""
     if verb and (verb not in ("reset", "open", "disable") or not task):
-        raise typer.BadParameter("say `atlatl breakers reset|open|disable TASK`, or nothing")
+        fail("say `atlatl breakers reset|open|disable TASK`, or nothing", WRONG_USAGE)
     with connected(url, token_file) as client:
         rows = [client.set_breaker(task, verb)] if verb else client.breakers()
     columns = ("task_name", "state", "mode", "failure_count", "rejected_count", "last_error")
@@ -316,13 +355,48 @@ def stats(
     show(row, as_json=as_json, text="\n".join(f"{n.ljust(width)}  {v}" for n, v in plain.items()))
 
 
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Option(help="Settings; else atlatl.toml.")] = None,
+    prometheus: Annotated[
+        str, typer.Option(help="URL of a Prometheus server that should have the alert rules.")
+    ] = "",
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+) -> None:
+    """Say whether all is ready for production; status 1 when something is not."""
+    # Imported late: half of the server's modules come with it.
+    from atlatl import checks
+    from atlatl.configuration import load_settings
+
+    seen = None
+    settings: Settings | SettingInvalid
+    try:
+        settings = load_settings(config, os.environ, {})
+    except SettingInvalid as error:
+        settings = error
+    else:
+        named = bool(url or os.environ.get("ATLATL_URL"))
+        with connected(url, token_file, settings) as client:
+            seen = checks.look(client, expected=named)
+    items = checks.check(settings, seen, prometheus)
+    rows = [{"item": each.item, "ok": each.ok, "detail": each.detail} for each in items]
+    width = max(len(each.item) for each in items)
+    lines = [f"{each.verdict:7}  {each.item:{width}}  {each.said}" for each in items]
+    show({"items": rows}, as_json=as_json, text="\n".join(lines))
+    if not all(each.ok for each in items):
+        raise typer.Exit(FAILED)
+
+
 def main() -> None:
     """Runs the command line; ends the process with its exit status."""
     try:
         status = app(args=sys.argv[1:] or ["--help"], prog_name="atlatl", standalone_mode=False)
     except _USAGE_ERROR as error:
-        message = error.format_message()
-        typer.secho(f"atlatl: {message} (see `atlatl --help`)", err=True, fg=typer.colors.RED)
+        command = error.ctx.command_path if error.ctx else "atlatl"
+        message = f"atlatl: {error.format_message()} (see `{command} --help`)"
+        typer.secho(message, err=True, fg=typer.colors.RED)
         status = WRONG_USAGE
     except (KeyboardInterrupt, typer.Abort):
         status = 130

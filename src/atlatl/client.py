@@ -131,7 +131,7 @@ class Client:
         )
 
     def task(self, name: str) -> Row:
-        return self._rows(exchange.get("tasks", name))
+        return self._rows(exchange.task(name))
 
     def delete(self, name: str, *, force: bool = False) -> Row:
         """Deletes a task; with executions in progress only by force."""
@@ -182,6 +182,18 @@ class Client:
     def stats(self, *, hours: int = 0) -> Row:
         """GetStatsResponse in proto3 JSON, of the last hours; 0 is since the start."""
         return self._rows(exchange.get("stats", time_range_hours=hours))
+
+    def figures(self, *, task: str = "", window: str = "") -> Row:
+        """Figures since the start and over a window such as `30s` or `5m`; of one task, or all."""
+        return self._rows(exchange.figures(task, window))
+
+    def prometheus(self) -> str:
+        """The same figures as Prometheus reads them."""
+        return exchange.text(self._send(exchange.exposition()))
+
+    def is_guarded(self) -> bool:
+        """Whether the service refuses to be managed without a token."""
+        return self._send(exchange.management_without_token()).status_code == 401
 
 
 class AsyncClient:
@@ -259,7 +271,7 @@ class AsyncClient:
         )
 
     async def task(self, name: str) -> Row:
-        return await self._rows(exchange.get("tasks", name))
+        return await self._rows(exchange.task(name))
 
     async def delete(self, name: str, *, force: bool = False) -> Row:
         return await self._rows(exchange.deletion(name, force))
@@ -302,6 +314,15 @@ class AsyncClient:
 
     async def stats(self, *, hours: int = 0) -> Row:
         return await self._rows(exchange.get("stats", time_range_hours=hours))
+
+    async def figures(self, *, task: str = "", window: str = "") -> Row:
+        return await self._rows(exchange.figures(task, window))
+
+    async def prometheus(self) -> str:
+        return exchange.text(await self._send(exchange.exposition()))
+
+    async def is_guarded(self) -> bool:
+        return (await self._send(exchange.management_without_token())).status_code == 401
 
 
 def _list(row: Row, name: str) -> list[Row]:

@@ -29,7 +29,9 @@ _HINTS = {
 
 
 @contextmanager
-def connected(url: str, token_file: Path | None) -> Iterator[Client]:
+def connected(
+    url: str, token_file: Path | None, settings: Settings | None = None
+) -> Iterator[Client]:
     """A client of the service that the user means.
 
     A failure inside ends the program with one line and the exit status that belongs to it.
@@ -37,12 +39,14 @@ def connected(url: str, token_file: Path | None) -> Iterator[Client]:
     Args:
         url: as given by a flag; empty takes `ATLATL_URL`, then the settings.
         token_file: as given by a flag; None takes `ATLATL_TOKEN`, then the data directory's.
+        settings: of the service, if they were read already.
     """
     # Imported here: it takes a quarter of a second, which `--help` need not wait for.
     from atlatl.client import Client, ServiceUnreachable
 
-    where = url or os.environ.get("ATLATL_URL", "") or _url(local_settings())
-    token = _token(where, token_file)
+    where = url or os.environ.get("ATLATL_URL", "") or _url(settings or local_settings())
+    _check_url(where)
+    token = _token(where, token_file, settings)
     try:
         with Client(where, token=token) as client:
             yield client
@@ -50,6 +54,16 @@ def connected(url: str, token_file: Path | None) -> Iterator[Client]:
         fail(_told(error), FAILED)
     except ServiceUnreachable as error:
         fail(f"{error}; start it with `atlatl serve`, or name it with --url", UNREACHABLE)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of the port
+        known = False
+    if not known:
+        fail(f"{url!r} is no address of a service; one is like http://127.0.0.1:8081", WRONG_USAGE)
 
 
 def local_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -75,7 +89,8 @@ def fail(message: str, status: int) -> NoReturn:
 
 def _told(error: AtlatlError) -> str:
     parts = [error.message]
-    if hint := _HINTS.get(error.code):
+    hint = _HINTS.get(error.code)
+    if hint and "`atlatl" not in error.message:
         parts.append(hint)
     if error.retry_after_s is not None:
         parts.append(f"try again in {error.retry_after_s:.0f} s")
@@ -95,13 +110,13 @@ def _url(settings: Settings) -> str:
     )
 
 
-def _token(url: str, token_file: Path | None) -> str:
+def _token(url: str, token_file: Path | None, settings: Settings | None) -> str:
     """The token; that of the data directory goes to this machine only."""
     if token_file is not None:
         return _read_token(token_file)
     if token := os.environ.get("ATLATL_TOKEN", ""):
         return token
-    settings = local_settings()
+    settings = settings or local_settings()
     own = Path(settings.data_dir, "token")
     here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1", settings.http.host)
     return _read_token(own) if here and os.access(own, os.R_OK) else ""
@@ -111,7 +126,7 @@ def _read_token(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
+        fail(f"the token file {path} cannot be read: {error.strerror}", WRONG_USAGE)
 
 
 # --- printing ---

@@ -13,6 +13,7 @@ import msgspec
 
 from atlatl import errors
 from atlatl.errors import AtlatlError, CircuitOpenError
+from atlatl.model import check_task_name
 
 Row = dict[str, Any]
 
@@ -58,6 +59,11 @@ def _api(*segments: str) -> str:
     return "/api/v1" + _path(*segments)
 
 
+def _of_task(kind: str, name: str, *rest: str) -> str:
+    """A path of the API with a task's name in it; a `/` in a name would lead elsewhere."""
+    return _api(kind, check_task_name(name), *rest)
+
+
 def get(*segments: str, **query: Any) -> Question:
     """Reads something below `/api/v1`; empty query parameters are left out."""
     params = {name: value for name, value in query.items() if value not in ("", None)}
@@ -86,7 +92,9 @@ def call(
     }
     own = {header: text for header, text in stated.items() if text}
     sent = {**own, **(headers or {}), **(preferences or {})}
-    return Question("POST", _path("functions", name), {"content": content, "headers": sent})
+    return Question(
+        "POST", _path("functions", check_task_name(name)), {"content": content, "headers": sent}
+    )
 
 
 def _body(value: Any) -> tuple[bytes, str]:
@@ -107,7 +115,12 @@ def deploy(
     named = filename or ("main.zip" if artifact.startswith(b"PK") else "main.py")
     files = {"artifact": (named, artifact)}
     data = {"settings": msgspec.json.encode(settings or {}).decode()}
-    return Question("PUT", _api("tasks", name), {"files": files, "data": data})
+    return Question("PUT", _of_task("tasks", name), {"files": files, "data": data})
+
+
+def task(name: str) -> Question:
+    """Reads one task."""
+    return Question("GET", _of_task("tasks", name))
 
 
 def cancel(execution_id: str, reason: str, force: bool) -> Question:
@@ -118,17 +131,34 @@ def cancel(execution_id: str, reason: str, force: bool) -> Question:
 
 def deletion(name: str, force: bool) -> Question:
     """Deletes a task."""
-    return Question("DELETE", _api("tasks", name), {"params": {"force": force}})
+    return Question("DELETE", _of_task("tasks", name), {"params": {"force": force}})
 
 
 def set_breaker(task: str, verb: str) -> Question:
     """Resets, opens or disables a breaker."""
-    return Question("POST", _api("breakers", task, verb))
+    return Question("POST", _of_task("breakers", task, verb))
 
 
 def prewarm(task: str, count: int) -> Question:
     """Warms a pool."""
-    return Question("POST", _api("pools", task, "prewarm"), {"params": {"count": count}})
+    return Question("POST", _of_task("pools", task, "prewarm"), {"params": {"count": count}})
+
+
+def figures(task: str, window: str) -> Question:
+    """Figures since the start and over a window."""
+    query = {name: value for name, value in (("task", task), ("window", window)) if value}
+    return Question("GET", "/api/serverless/metrics", {"params": query})
+
+
+def exposition() -> Question:
+    """The same figures as Prometheus reads them."""
+    return Question("GET", "/metrics")
+
+
+def management_without_token() -> Question:
+    """Something that somebody without a token must not be told."""
+    options = {"params": {"limit": 1}, "headers": {"Authorization": ""}}
+    return Question("GET", _api("tasks"), options)
 
 
 def answer(response: httpx.Response) -> Answer:
@@ -152,12 +182,22 @@ def _media_type(response: httpx.Response) -> str:
 
 def rows(response: httpx.Response) -> Row:
     """The JSON object of a management answer; raises what it failed with."""
+    _require_kind(response, "application/json")
+    return msgspec.json.decode(response.content, type=Row)
+
+
+def text(response: httpx.Response) -> str:
+    """The text of an answer that is for other programs; raises what it failed with."""
+    _require_kind(response, "text/plain")
+    return response.text
+
+
+def _require_kind(response: httpx.Response, media_type: str) -> None:
     raise_problem(response)
-    if response.status_code >= 400 or _media_type(response) != "application/json":
+    if response.status_code >= 400 or _media_type(response) != media_type:
         raise ServiceUnreachable(
             f"what answers at {response.url} is no atlatl service (status {response.status_code})"
         )
-    return msgspec.json.decode(response.content, type=Row)
 
 
 def _value(response: httpx.Response) -> Any:

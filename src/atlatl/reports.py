@@ -18,7 +18,6 @@ from atlatl.core.breaker import CircuitState
 from atlatl.engine.breaker import Breakers
 from atlatl.engine.catalogue import Catalogue
 from atlatl.engine.manager import TaskExecutionManager
-from atlatl.engine.pool import PoolStats
 from atlatl.engine.registry import Deployed, Registry
 from atlatl.engine.views import (
     BreakerView,
@@ -46,6 +45,7 @@ class Reports:
 
     Args:
         clock: monotonic seconds.
+        wall: Unix seconds.
         cpu_clock: CPU seconds of this process.
         memory_budget_bytes: what the instances may use together.
     """
@@ -62,6 +62,7 @@ class Reports:
         runtimes: RuntimeManager,
         *,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         cpu_clock: Callable[[], float],
         memory_budget_bytes: int,
     ) -> None:
@@ -74,6 +75,7 @@ class Reports:
         self._metrics = metrics
         self._runtimes = runtimes
         self._clock = clock
+        self._wall = wall
         self._cpu_clock = cpu_clock
         self._budget = memory_budget_bytes
         self._started = clock()
@@ -222,10 +224,12 @@ class Reports:
         return [_pool_view(each) for each in self._registry]
 
     def breakers(self) -> list[BreakerView]:
-        return [_breaker_view(each) for each in self._registry]
+        # Breakers count in monotonic seconds; people read wall time.
+        offset = self._wall() - self._clock()
+        return [_breaker_view(each, offset) for each in self._registry]
 
     def _pool_figures(self) -> list[PoolFigures]:
-        return [_pool_figures(each.task.name, each.pool.stats()) for each in self._registry]
+        return [_pool_figures(each) for each in self._registry]
 
     def _breaker_figures(self) -> BreakersFigures:
         return BreakersFigures(
@@ -253,14 +257,16 @@ def _task_view(deployed: Deployed) -> TaskView:
     )
 
 
-def _pool_figures(name: str, stats: PoolStats) -> PoolFigures:
+def _pool_figures(deployed: Deployed) -> PoolFigures:
+    stats = deployed.pool.stats()
     return PoolFigures(
-        task_name=name,
+        task_name=deployed.task.name,
         total=stats.total,
         in_use=stats.in_use,
         available=stats.available,
         waiting=stats.waiting,
         starting=stats.starting,
+        max_size=deployed.pool.settings.max_size,
         total_requests=stats.total_requests,
         avg_wait_ms=stats.avg_wait_ms,
         scale_up_count=stats.scale_up_count,
@@ -291,7 +297,7 @@ def _pool_view(deployed: Deployed) -> PoolView:
     )
 
 
-def _breaker_view(deployed: Deployed) -> BreakerView:
+def _breaker_view(deployed: Deployed, offset: float) -> BreakerView:
     stats = deployed.breaker.stats()
     return BreakerView(
         task_name=deployed.task.name,
@@ -301,11 +307,15 @@ def _breaker_view(deployed: Deployed) -> BreakerView:
         success_count=stats.success_count,
         rejected_count=stats.rejected_count,
         last_error=stats.last_error or "",
-        last_failure_at=stats.last_failure_at,
-        last_state_change_at=stats.last_state_change_at,
+        last_failure_at=_shifted(stats.last_failure_at, offset),
+        last_state_change_at=_shifted(stats.last_state_change_at, offset),
         retry_after_s=stats.retry_after_s,
         generation=stats.generation,
     )
+
+
+def _shifted(at: float | None, offset: float) -> float | None:
+    return None if at is None else at + offset
 
 
 def _own_memory_bytes() -> int:

@@ -47,9 +47,11 @@ def _port(group: Group, name: str) -> None:
 
 class HttpSettings(Group, frozen=True):
     host: str = "127.0.0.1"
+    """Address to listen on; off loopback everything needs a token."""
     port: int = 8081
     """0 lets the system choose."""
     max_body_bytes: int = 33_554_432
+    """Largest body of a call; beyond it 413."""
     header_timeout_s: float = 10.0
     """Longest time for the head of a request to arrive."""
     idle_timeout_s: float = 75.0
@@ -62,10 +64,13 @@ class HttpSettings(Group, frozen=True):
 
 class GrpcSettings(Group, frozen=True):
     enabled: bool = True
+    """Whether gRPC is served."""
     host: str = "127.0.0.1"
+    """Address to listen on; off loopback everything needs a token."""
     port: int = 50052
     """0 lets the system choose."""
     max_message_bytes: int = 67_108_864
+    """Largest message, either way."""
 
     def __post_init__(self) -> None:
         _port(self, "port")
@@ -74,19 +79,25 @@ class GrpcSettings(Group, frozen=True):
 
 class LimitSettings(Group, frozen=True):
     max_concurrent_executions: int = 1000
+    """Calls that run at the same time, all tasks together."""
     max_queued_executions: int = 1000
+    """Calls that wait for an instance, all tasks together; beyond it 429."""
     max_artifacts: int = 100
     """Bounds only what InvokeFunction calls create."""
     max_tasks_per_artifact: int = 10
     """Bounds only what InvokeFunction calls create."""
     max_instances_per_task: int = 50
+    """Caps every `pool.max_size`."""
     max_deployed_tasks: int = 10_000
+    """Tasks that were deployed; beyond it a deploy is refused."""
     instance_creation_timeout_ms: int = 30_000
+    """Longest time that an instance may take to start."""
     artifact_idle_timeout_ms: int = 300_000
     """Of artifacts that a call created; 0 keeps them."""
     task_idle_timeout_ms: int = 180_000
     """Of tasks that a call created; 0 keeps them."""
     max_inflight_bytes: int = 268_435_456
+    """Bodies and unread answers, over both fronts; beyond it 503."""
     memory_budget_bytes: int = 0
     """All instances together; 0 is half of the smaller of RAM and the cgroup's limit."""
 
@@ -116,6 +127,7 @@ class ArtifactSettings(Group, frozen=True):
     max_bytes: int = 268_435_456
     """Of an archive, and of what it unpacks to."""
     max_files: int = 20_000
+    """In an archive or directory."""
     install_timeout_s: float = 300.0
     """Longest time that installing a `requirements.txt` may take."""
 
@@ -125,13 +137,17 @@ class ArtifactSettings(Group, frozen=True):
 
 class PoolSettings(Group, frozen=True):
     min_size: int = 0
+    """Instances that are always up."""
     max_size: int = 16
+    """Instances at most."""
     max_concurrent_requests: int = 1
     """Executions in flight per instance."""
     max_waiting: int = 1000
+    """Calls of this task that wait for an instance; beyond it 429."""
     max_wait_s: float = 0.0
     """Longest wait for an instance; 0 is until the deadline."""
     idle_timeout_s: float = 300.0
+    """An instance that was idle this long retires, unless `min_size` needs it."""
     max_uses: int = 0
     """Executions after which an instance retires; 0 is no limit."""
     max_age_s: float = 0.0
@@ -139,9 +155,13 @@ class PoolSettings(Group, frozen=True):
     max_memory_bytes: int = 0
     """PSS at which an instance retires; 0 is no limit."""
     health_check_interval_s: float = 15.0
+    """Between pings of an idle instance."""
     health_check_timeout_s: float = 5.0
+    """A ping without an answer by then has failed."""
     health_check_failures: int = 3
+    """Failed pings in a row after which an instance is replaced."""
     health_check_successes: int = 1
+    """Good pings in a row, after a failed one, until calls come to it again."""
 
     def __post_init__(self) -> None:
         _require(
@@ -165,10 +185,13 @@ class PoolSettings(Group, frozen=True):
 
 class ScalingSettings(Group, frozen=True):
     policy: Literal["threshold", "target_concurrency"] = "threshold"
+    """Which rule decides on the size: usage, or the concurrency over two windows."""
     scale_up_threshold: float = 0.8
     """Usage above which the pool grows: (in use + waiting) / capacity."""
     scale_down_threshold: float = 0.3
+    """Usage below which the pool shrinks."""
     scale_interval_s: float = 10.0
+    """Between two decisions; growth on demand does not wait for it."""
     scale_up_cooldown_s: float = 0.0
     """Since the last step in either direction."""
     scale_down_cooldown_s: float = 60.0
@@ -176,8 +199,11 @@ class ScalingSettings(Group, frozen=True):
     stable_window_s: float = 60.0
     """Of `target_concurrency`, as are the three below."""
     panic_window_s: float = 6.0
+    """A short window, in which a burst shows."""
     panic_threshold: float = 2.0
+    """Times the capacity that the burst must ask for."""
     target_utilization: float = 0.7
+    """Share of an instance that should be in use, above 0 to 1."""
 
     def __post_init__(self) -> None:
         _require(
@@ -215,12 +241,14 @@ SchedulingPolicyName = Literal[
 
 class SchedulerSettings(Group, frozen=True):
     policy: SchedulingPolicyName = "round_robin"
+    """How an instance is picked among those that have room."""
 
 
 class CircuitBreakerSettings(Group, frozen=True):
     """Settings of a circuit breaker; 0 for a threshold or the timeout is the default."""
 
     enabled: bool = True
+    """Whether the breaker refuses calls at all."""
     failure_threshold: int = 5
     """Consecutive failures that open it."""
     success_threshold: int = 3
@@ -236,7 +264,9 @@ class CircuitBreakerSettings(Group, frozen=True):
     slow_call_rate_threshold: float | None = None
     """Share of slow calls in the window that opens it, above 0 to 1; None is off."""
     slow_call_duration_s: float = 60.0
+    """A call that takes longer is slow."""
     window_s: float = 60.0
+    """Of the two rates."""
     minimum_calls: int = 100
     """Calls in the window below which the rates do not open it."""
     max_timeout_s: float | None = None
@@ -274,10 +304,15 @@ class CircuitBreakerSettings(Group, frozen=True):
 
 class RetrySettings(Group, frozen=True):
     max_retries: int = 0
+    """Further attempts after the first one."""
     initial_backoff_s: float = 0.1
+    """Wait before the second attempt."""
     multiplier: float = 2.0
+    """Each further wait is this many times the one before."""
     max_backoff_s: float = 10.0
+    """Longest wait."""
     jitter_ratio: float = 0.1
+    """The wait varies by up to this share of itself, 0 to 1."""
     budget_ratio: float = 0.2
     """Retries may be at most this share of a task's calls."""
 
@@ -303,7 +338,9 @@ class BlankPoolSettings(Group, frozen=True):
     """The shared stock of instances that have no task yet."""
 
     min_size: int = 2
+    """Forked processes without a task, ready for any: at least."""
     max_size: int = 16
+    """At most."""
 
     def __post_init__(self) -> None:
         _require(
@@ -340,11 +377,17 @@ class TaskOptions(Group, frozen=True):
     handler: str = ""
     """`file:function`; empty is `main` of the only file, or of `main.py` or `app.py`."""
     runtime: str = "process"
+    """What runs it; `process` for now."""
     description: str = ""
+    """For people."""
     labels: dict[str, str] = {}
+    """For people and their tools."""
     env: dict[str, str] = {}
+    """Environment variables of the function."""
     timeout_ms: int = 30_000
+    """Deadline of a call that names none."""
     max_timeout_ms: int = 900_000
+    """Longest deadline that a call may name."""
     cancel_grace_s: float = 1.0
     """Time that a cancelled coroutine has to end before its instance is drained and killed."""
     priority: int = 3

@@ -1,4 +1,4 @@
-"""How functions want to be called, what may be passed to them, and what they return. Pure.
+"""How functions want to be called, and what may be passed to them. Pure.
 
 The body of a CALL is read by the `payload` of its metadata:
 
@@ -20,8 +20,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from atlatl_worker import wire
-from atlatl_worker.api import Context, Request, Response
+from atlatl_worker.api import Context, Request
 
 CHECKED: Final[dict[Any, str]] = {
     kind: kind.__name__ for kind in (int, float, str, bool, bytes, list, dict)
@@ -42,10 +41,6 @@ _TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": Fal
 
 class BindingError(ValueError):
     """The arguments do not fit the function; the message names the parameter."""
-
-
-class ResultError(ValueError):
-    """The function returned what cannot be sent; the message says what."""
 
 
 class ParameterLike(Protocol):
@@ -368,84 +363,3 @@ def _positional(shape: FunctionShape, named: dict[str, Any]) -> list[Any]:
     while only and only[-1][0] not in named:
         only.pop()
     return [named.pop(name, default) for name, default in only]
-
-
-# --- results ---
-
-_to_json: Final = json.JSONEncoder(
-    allow_nan=False, ensure_ascii=False, separators=(",", ":")
-).encode
-
-
-def encode_result(function: str, value: Any) -> tuple[int, bytes, dict[str, Any]]:
-    """What a function returned, as content flag, body and metadata.
-
-    Raises:
-        ResultError: JSON can't hold it.
-    """
-    if isinstance(value, str):
-        return wire.TEXT, _utf8(function, value), {}
-    if isinstance(value, bytes | bytearray | memoryview):
-        return wire.BYTES, bytes(value), {}
-    if isinstance(value, Response):
-        return _encode_response(function, value)
-    return wire.JSON, _encode_json(function, value), {}
-
-
-def _encode_json(function: str, value: Any) -> bytes:
-    try:
-        return _utf8(function, _to_json(value))
-    except TypeError as error:
-        raise ResultError(
-            f"{function}() returned a {type(value).__name__} that JSON can't hold ({error}); "
-            "return a dict, list, str, number, bool, None, bytes or Response"
-        ) from None
-    except RecursionError:
-        raise ResultError(f"{function}() returned a value nested too deep for JSON") from None
-    except ResultError:
-        raise
-    except ValueError as error:
-        raise ResultError(f"{function}() returned what JSON can't hold: {error}") from None
-
-
-def _utf8(function: str, text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ResultError(f"{function}() returned text that is no Unicode: {error}") from None
-
-
-def _encode_response(function: str, response: Response) -> tuple[int, bytes, dict[str, Any]]:
-    content, body, meta = encode_result(function, response.body)
-    if meta:
-        raise ResultError(f"{function}() returned a Response whose body is a Response")
-    headers = list(response.headers)
-    try:
-        check_response(response.status, headers)
-    except ResultError as error:
-        raise ResultError(f"{function}() returned a Response with {error}") from None
-    if not any(name.lower() == "content-type" for name, _ in headers):
-        headers.append(("content-type", _CONTENT_TYPES[content]))
-    return wire.RESPONSE, body, {"status": int(response.status), "headers": headers}
-
-
-_CONTENT_TYPES: Final = {
-    wire.JSON: "application/json",
-    wire.TEXT: "text/plain; charset=utf-8",
-    wire.BYTES: "application/octet-stream",
-}
-
-
-def check_response(status: Any, headers: Sequence[tuple[str, str]]) -> None:
-    """Raises ResultError unless both can be sent; a line break would begin a second answer."""
-    if not isinstance(status, int) or not 200 <= status <= 599:
-        raise ResultError(f"status {status!r}; use 200 to 599")
-    for name, text in headers:
-        plain = all(" " <= c <= "\xff" or c == "\t" for c in text)
-        if not name or not _TOKEN.issuperset(name) or not plain:
-            raise ResultError(f"a header {name!r} that HTTP does not allow")
-
-
-_TOKEN: Final = frozenset(
-    "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-)

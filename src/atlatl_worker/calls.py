@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from atlatl_worker import binding, faults, wire
+from atlatl_worker import binding, faults, results, wire
 from atlatl_worker.api import Context
 from atlatl_worker.loading import Assignment, Function, Program
 from atlatl_worker.output import Capture
@@ -89,10 +89,10 @@ class Calls:
 
     def content(self, function: str, value: Any) -> tuple[int, bytes, dict[str, Any]]:
         """A returned value, or an item of a stream; raises ResultError."""
-        content, body, meta = binding.encode_result(function, value)
+        content, body, meta = results.encode_result(function, value)
         limit = self._assignment.response_bytes
         if len(body) > limit:
-            raise binding.ResultError(
+            raise results.ResultError(
                 f"{function}() returned {len(body)} bytes, over the limit of {limit} "
                 "(`confinement.response_bytes`)"
             )
@@ -102,14 +102,14 @@ class Calls:
         """The frame of one item of a stream, and the credit that it needs; raises ResultError."""
         content, body, _ = self.content(function, value)
         if content == wire.RESPONSE:
-            raise binding.ResultError(f"{function}() yielded a Response; yield text, bytes or JSON")
+            raise results.ResultError(f"{function}() yielded a Response; yield text, bytes or JSON")
         return wire.encode(wire.CHUNK, request_id, b"", body, content), len(body)
 
     def answer(self, request_id: int, started: Started, value: Any) -> bytes:
         """The REPLY for a returned value."""
         try:
             content, body, meta = self.content(started.function, value)
-        except binding.ResultError as error:
+        except results.ResultError as error:
             return self.failure(wire.REPLY, request_id, started, faults.describe("", error))
         told = self._meta(started, meta)
         return wire.encode(wire.REPLY, request_id, told, body, content)

@@ -8,7 +8,7 @@ import traceback
 import types
 from typing import Final, NamedTuple
 
-from atlatl_worker.binding import ResultError
+from atlatl_worker.results import ResultError
 
 MESSAGE_CHARS: Final = 4_000
 DETAIL_CHARS: Final = 60_000

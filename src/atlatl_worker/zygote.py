@@ -1,9 +1,10 @@
 """The zygote: a single-threaded process that the service executes and that forks instances.
 
-It speaks JSON over a SOCK_SEQPACKET socket, one message a packet: `{"op": "spawn", "id": n,
-"in_stock": b}` with a socket and a memory file attached is answered by `{"op": "spawned", "id": n, "pid": p}`
-with a pidfd attached; `{"op": "exited", "pid": p, "code": c, "signal": s}` comes when an
-instance ends. When the service hangs up, everything below this process is killed.
+It speaks JSON over a SOCK_SEQPACKET socket, one message a packet. A `spawn` with an `id` and
+`in_stock` has a socket and a memory file attached, and is answered by `spawned` with that `id`,
+the `pid` and an attached pidfd, or by `failed` with a `message`. `exited` with `pid`, `code` and
+`signal` comes when an instance ends. When the service hangs up, everything below this process
+is killed.
 
 Run as a file, by `python -I -S zygote.py DESCRIPTOR`: neither the service's packages nor its
 environment are within reach of what runs here.

@@ -43,6 +43,7 @@ class Model:
         self.reopened = 0
         self.calls: list[ModelCall] = []
         self.refused = 0
+        self.counts = {True: 0, False: 0}
 
     def enter(self, state: str, at: int) -> None:
         self.state, self.since, self.results = state, at, []
@@ -62,6 +63,7 @@ class Model:
     def pass_time(self, now: int) -> None:
         late = [c.began + self.probe_limit for c in self.out() if c.began + self.probe_limit <= now]
         if self.state == "half-open" and late:
+            self.counts[False] += 1
             self.open(min(late))
 
     def admit(self, now: int) -> ModelCall | None:
@@ -76,13 +78,20 @@ class Model:
         self.calls.append(call)
         return call
 
+    def stale(self, call: ModelCall) -> bool:
+        return call.era != self.era or (call.probe and call.reported)
+
     def report(self, call: ModelCall, now: int, result: bool | None) -> None:
         """True is a success, False a failure, None neither."""
-        if call.probe:
-            self.pass_time(now)
-        stale = call.era != self.era or (call.probe and call.reported)
+        if self.stale(call):
+            return
+        self.pass_time(now)
+        stale = self.stale(call)
         call.reported = True
-        if stale or result is None or self.mode == "disabled":
+        if stale or result is None:
+            return
+        self.counts[result] += 1
+        if self.mode == "disabled":
             return
         self.results.append(result)
         if call.probe:
@@ -139,10 +148,22 @@ class BreakerHistory(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pairs)
     @rule(data=st.data(), result=st.sampled_from([True, False, None]))
-    def report(self, data: st.DataObject, result: bool | None) -> None:
+    def report_any(self, data: st.DataObject, result: bool | None) -> None:
+        """Some call ends; the permit of a probe may be handed back again later."""
         permit, call = data.draw(st.sampled_from(self.pairs))
         if not call.probe or data.draw(st.booleans()):
             self.pairs.remove((permit, call))
+        self.report(permit, call, result)
+
+    @rule(result=st.booleans())
+    def ask_and_report(self, result: bool) -> None:
+        """A call that takes no time."""
+        before = len(self.pairs)
+        self.ask()
+        if len(self.pairs) > before:
+            self.report(*self.pairs.pop(), result)
+
+    def report(self, permit: Permit, call: ModelCall, result: bool | None) -> None:
         self.model.report(call, self.now, result)
         now = self.clock()
         if result is None:
@@ -152,8 +173,10 @@ class BreakerHistory(RuleBasedStateMachine):
         else:
             self.breaker.fail(permit, now, 0.0, 0.5, "failed")
 
+    @precondition(lambda self: self.now % 7 == 3)
     @rule(mode=st.sampled_from(["forced_open", "disabled", "auto"]))
     def by_hand(self, mode: str) -> None:
+        """Now and then only, or the other rules get nowhere."""
         self.model.mode = mode
         if mode == "forced_open":
             self.model.enter("open", self.now)
@@ -163,6 +186,7 @@ class BreakerHistory(RuleBasedStateMachine):
             self.breaker.disable(self.clock())
         else:
             self.model.close(self.now)
+            self.model.counts = {True: 0, False: 0}
             self.breaker.reset(self.clock())
 
     @invariant()
@@ -174,6 +198,8 @@ class BreakerHistory(RuleBasedStateMachine):
         assert stats.mode == self.model.mode
         assert stats.generation == self.model.era
         assert stats.rejected_count == self.model.refused
+        assert stats.failure_count == self.model.counts[False]
+        assert stats.success_count == self.model.counts[True]
         assert (self.breaker.closed_permit is None) == (self.model.state != "closed")
 
     @invariant()
@@ -185,4 +211,4 @@ class BreakerHistory(RuleBasedStateMachine):
 
 
 TestBreakerHistory = BreakerHistory.TestCase
-TestBreakerHistory.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBreakerHistory.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -310,6 +310,45 @@ def test_a_callback_may_use_the_breaker_and_hears_of_it_afterwards_d9() -> None:
     assert breaker.state is CLOSED
 
 
+def test_what_piles_up_during_a_callback_keeps_its_order_d9() -> None:
+    told = Log()
+
+    def meddle(old: CircuitState, new: CircuitState) -> None:
+        if not told:
+            breaker.reset()
+            breaker.force_open()
+        told(old, new)
+
+    breaker = CircuitBreaker("b", on_state_change=meddle)
+    breaker.force_open()
+    assert told == [(CLOSED, OPEN), (OPEN, CLOSED), (CLOSED, OPEN)]
+
+
+def test_a_transition_just_before_the_teller_lets_go_is_told_d9() -> None:
+    told = Log()
+    breaker = CircuitBreaker("b", on_state_change=told)
+
+    class LateTransition:
+        """A lock that is still held when one more transition happens."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.meddled = False
+
+        def acquire(self, blocking: bool) -> bool:
+            return self.lock.acquire(blocking=blocking)
+
+        def release(self) -> None:
+            if not self.meddled:
+                self.meddled = True
+                breaker.reset()
+            self.lock.release()
+
+    breaker._telling = LateTransition()  # type: ignore[assignment]
+    breaker.force_open()
+    assert told == [(CLOSED, OPEN), (OPEN, CLOSED)]
+
+
 def test_a_callback_that_fails_is_logged_and_hurts_nobody_d9(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -119,6 +119,24 @@ def test_a_late_failure_does_not_reopen_d3() -> None:
     assert machine.stats(1.0).failure_count == 1
 
 
+def test_a_late_success_does_not_end_a_row_of_failures_d3() -> None:
+    machine = breaker(failure_threshold=2)
+    late = admitted(machine, 0)
+    machine.reset(0)
+    fail(machine, admitted(machine, 0), 0)
+    succeed(machine, late, 0)
+    fail(machine, admitted(machine, 0), 0)
+    assert machine.state is OPEN
+
+
+def test_successful_probes_count_within_one_half_open_time_only_d3() -> None:
+    machine = opened(timeout_s=1.0, success_threshold=2)
+    succeed(machine, admitted(machine, 1.0), 1.0)
+    fail(machine, admitted(machine, 1.0), 1.0)
+    succeed(machine, admitted(machine, 2.0), 2.0)
+    assert machine.state is HALF_OPEN
+
+
 def test_results_from_before_a_reset_change_nothing_d10() -> None:
     machine = breaker(failure_threshold=1)
     late = admitted(machine, 0)
@@ -157,6 +175,15 @@ def test_a_silent_probe_failed_when_its_time_was_up_not_when_noticed_d5() -> Non
     admitted(machine, 1.0)
     assert machine.admit(1000.0, CHANCE) is not None
     assert transitions(machine)[1:] == [(OPEN, HALF_OPEN), (HALF_OPEN, OPEN), (OPEN, HALF_OPEN)]
+
+
+def test_a_late_result_of_an_ordinary_call_does_not_end_a_probe_d3_d5() -> None:
+    machine = breaker(failure_threshold=1, timeout_s=1.0, probe_timeout_s=5.0)
+    late = admitted(machine, 0)
+    fail(machine, admitted(machine, 0), 0)
+    admitted(machine, 1.0)
+    succeed(machine, late, 100.0)
+    assert machine.state is HALF_OPEN
 
 
 def test_a_probe_reporting_after_its_time_is_too_late_d5() -> None:

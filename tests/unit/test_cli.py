@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,11 @@ def test_a_failure_is_one_line_and_status_1(shell: Shell) -> None:
         ("breakers", "reset"),
         ("tasks", "--token-file", "missing"),
         ("serve", "--config", "missing.toml"),
+        ("tasks", "--url", "nowhere"),
+        ("tasks", "--url", "http://"),
+        ("tasks", "--url", "ftp://127.0.0.1"),
+        ("tasks", "--url", "http://127.0.0.1:99999"),
+        ("invoke", "hello", "--data", '{"name": "Ada"'),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(shell: Shell, args: tuple[str, ...]) -> None:
@@ -154,6 +160,22 @@ def test_wrong_usage_is_one_line_and_status_2(shell: Shell, args: tuple[str, ...
     assert (done.status, done.out) == (2, "")
     assert done.err.count("\n") == 1
     assert done.err.startswith("atlatl: ")
+
+
+def test_wrong_usage_names_the_help_of_its_own_command(shell: Shell) -> None:
+    assert "`atlatl invoke --help`" in shell("invoke").err
+    assert "`atlatl --help`" in shell("nothing").err
+
+
+@pytest.mark.parametrize("command", [("invoke",), ("delete",), ("breakers", "reset")])
+def test_a_name_that_no_task_can_have_is_named(shell: Shell, command: tuple[str, ...]) -> None:
+    done = shell(*command, "a/b")
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "'a/b'" in done.err
+
+
+def test_the_version_is_that_of_the_package(shell: Shell) -> None:
+    assert shell("--version") == (0, f"atlatl {version('atlatl')}\n", "")
 
 
 def test_wrong_settings_are_wrong_usage_and_named(shell: Shell) -> None:

@@ -290,7 +290,7 @@ def test_health_and_stats_are_the_grpc_answers() -> None:
     assert service.asked == [3]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("", 60), ("30s", 30), ("5m", 300), ("0.5", 0.5)])
+@pytest.mark.parametrize(("text", "seconds"), [("", 60), ("30s", 30), ("5m", 300), ("1.5", 1.5)])
 def test_window(text: str, seconds: float) -> None:
     answer = ask(hello(), "GET", f"/api/serverless/metrics?task=hello&window={text}")
     assert answer.json()["window"]["duration_seconds"] == seconds

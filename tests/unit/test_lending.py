@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 
-from atlatl.core.admission import MIN_HISTORY, Gate, Share
+from atlatl.core.admission import MIN_HISTORY, Gate
 from atlatl.core.leases import LeaseError
-from atlatl.core.lending import Lending, Refuse
-from atlatl.core.scheduling import POLICIES
-from atlatl.core.stock import BLOCKED_RETRY_S, START_BACKOFF_S, Scaled, Start, Stop
+from atlatl.core.stock import BLOCKED_RETRY_S, START_BACKOFF_S
 from atlatl.core.waiting import AGEING_S, WaitingRoom
 from atlatl.errors import (
     ArtifactInvalid,
@@ -24,94 +21,7 @@ from atlatl.errors import (
 )
 from atlatl.model import IllegalTransition, InstanceState
 from atlatl.settings import PoolSettings
-from tests.pool_fakes import Asked, FakeInstance
-
-
-class Rig:
-    """A pool without a shell: starts and stops are carried out when the test says so."""
-
-    def __init__(self, gate=None, *, policy="round_robin", weight=1.0, **settings):
-        self.now = 0.0
-        self.gate = gate or Gate()
-        self.memory_left = True
-        self.share = Share(weight, self.serve)
-        choice = POLICIES[policy](random.Random(1).randrange)
-        self.lending = Lending(
-            PoolSettings(**settings), choice, self.gate, self.share, lambda: self.memory_left
-        )
-        self.stock = self.lending.stock
-        self.to_start, self.to_stop, self.steps = [], [], []
-
-    def ask(self, **options) -> Asked:
-        asked = Asked(**options)
-        try:
-            lease = self.lending.ask(asked.waiter, self.now)
-        except Exception as error:
-            asked.errors.append(error)
-        else:
-            if lease is not None:
-                asked.leases.append(lease)
-        self.settle()
-        return asked
-
-    def serve(self) -> bool:
-        grant = self.lending.next_grant(self.now)
-        if grant is not None:
-            grant[0].granted(grant[1])
-        self.perform()
-        return grant is not None
-
-    def settle(self) -> None:
-        self.perform()
-        self.gate.settle()
-        self.perform()
-
-    def perform(self) -> None:
-        for action in self.lending.take_actions():
-            if isinstance(action, Start):
-                self.to_start.append(action.instance)
-            elif isinstance(action, Stop):
-                self.to_stop.append(action.instance)
-            elif isinstance(action, Refuse):
-                action.waiter.refused(action.error)
-            else:
-                assert isinstance(action, Scaled)
-                self.steps.append(action)
-
-    def start(self, count=None):
-        """Lets the oldest `count` starts (or all) succeed."""
-        for _ in range(len(self.to_start) if count is None else count):
-            self.lending.started(self.to_start.pop(0), FakeInstance(), self.now)
-            self.settle()
-
-    def fail_start(self, error=None):
-        failed = self.to_start.pop(0)
-        self.lending.start_failed(failed, error or StartFailed("no process"), self.now)
-        self.settle()
-
-    def stop(self):
-        while self.to_stop:
-            self.lending.removed(self.to_stop.pop(0), self.now, lost=False)
-            self.settle()
-
-    def give_back(self, asked, **options):
-        self.lending.give_back(asked.lease, self.now, **options)
-        self.settle()
-
-    def lose(self, instance):
-        self.lending.removed(instance, self.now, lost=True)
-        self.settle()
-
-    def wake(self, at):
-        self.now = at
-        self.lending.wake(at)
-        self.settle()
-
-    def warm(self, count):
-        self.stock.reserve(count, self.now)
-        self.perform()
-        self.start()
-        return self
+from tests.pool_fakes import Asked, FakeInstance, Rig
 
 
 def busy(rig) -> Asked:
@@ -731,6 +641,48 @@ def test_d37_others_wait_and_the_start_is_tried_again():
     assert waiter.leases
 
 
+def test_nothing_more_is_started_once_memory_is_used_up():
+    rig = Rig(max_size=4)
+    asked = iter([True, False])
+    rig.stock._may_start = lambda: next(asked)
+    assert rig.stock.reserve(3, 0.0) == 1
+
+
+def test_d37_a_pool_that_lets_nobody_wait_recovers_when_memory_is_free_again():
+    rig = Rig(max_waiting=0)
+    rig.memory_left = False
+    assert isinstance(rig.ask().error, NoCapacity)
+    rig.memory_left = True
+    assert isinstance(rig.ask().error, QueueFull)
+    rig.now = BLOCKED_RETRY_S
+    asked = rig.ask()
+    rig.start()
+    assert asked.leases
+
+
+def test_d37_who_can_wait_for_a_place_is_not_told_that_memory_is_lacking():
+    rig = Rig(max_size=2).warm(1)
+    call = busy(rig)
+    rig.memory_left = False
+    first = rig.ask()
+    rig.memory_left = True
+    rig.lending.resize(PoolSettings(max_size=1), BLOCKED_RETRY_S)
+    rig.now = BLOCKED_RETRY_S
+    rig.give_back(call, broken=True)
+    assert first.waits
+    rig.stop()
+    rig.start()
+    assert first.leases
+
+
+def test_one_who_insists_does_not_wait_for_the_back_off():
+    rig = Rig(max_size=4)
+    rig.ask()
+    rig.fail_start()
+    assert rig.stock.reserve(2, 0.0) == 0
+    assert rig.stock.reserve(2, 0.0, insist=True) == 2
+
+
 # --- fresh instances ---
 
 
@@ -804,11 +756,58 @@ def test_an_expired_fresh_request_ends_nothing():
     rig = Rig(max_size=1).warm(1)
     call = busy(rig)
     waiter = rig.ask()
-    fresh = rig.ask(fresh=True, deadline=1.0, priority=0)
+    fresh = rig.ask(fresh=True, deadline=1.0)
     rig.now = 2.0
     rig.give_back(call)
     assert isinstance(fresh.error, TimedOutWaiting)
-    assert waiter.leases
+    assert waiter.lease.instance is call.lease.instance
+
+
+def test_an_urgent_fresh_request_that_expires_leaves_the_busy_instance_alone():
+    rig = Rig(max_size=1).warm(1)
+    call, waiter = busy(rig), rig.ask()
+    fresh = rig.ask(fresh=True, deadline=1.0, priority=0)
+    rig.now = 1.0
+    rig.give_back(call)
+    assert isinstance(fresh.error, TimedOutWaiting)
+    assert waiter.lease.instance is call.lease.instance
+    assert not rig.to_stop
+
+
+def test_an_urgent_fresh_request_that_is_withdrawn_leaves_the_busy_instance_alone():
+    rig = Rig(max_size=1).warm(1)
+    call, fresh = busy(rig), rig.ask(fresh=True, priority=0)
+    rig.lending.withdraw(fresh.waiter, 0.0)
+    rig.give_back(call)
+    assert rig.ask().lease.instance is call.lease.instance
+
+
+def test_an_instance_of_many_calls_is_emptied_for_a_fresh_request():
+    """It might never be idle by itself, so it takes no more calls from now on."""
+    rig = Rig(max_size=1, max_concurrent_requests=2).warm(1)
+    calls = [busy(rig), busy(rig)]
+    fresh, other = rig.ask(fresh=True), rig.ask()
+    rig.give_back(calls[0])
+    assert other.waits
+    rig.give_back(calls[1])
+    rig.stop()
+    rig.start()
+    assert fresh.lease.cold
+    assert other.leases
+
+
+def test_a_fresh_request_that_has_its_instance_ends_no_other():
+    gate = Gate(max_lent=1)
+    elsewhere, rig = Rig(gate).warm(1), Rig(gate, max_size=2)
+    rig.warm(1)
+    rig.give_back(busy(rig))
+    rig.warm(1)
+    busy(elsewhere)
+    fresh = rig.ask(fresh=True, priority=0)
+    others = [rig.ask(), rig.ask()]
+    assert fresh.waits
+    assert all(other.waits for other in others)
+    assert not rig.to_stop
 
 
 def test_a_failed_start_is_told_to_the_fresh_even_while_others_can_be_served():
@@ -859,6 +858,18 @@ def test_a_full_gate_holds_back_a_fresh_request_too():
     fresh = rig.ask(fresh=True)
     assert fresh.waits
     rig.give_back(call)
+    assert fresh.lease.cold
+
+
+def test_one_who_waits_for_a_fresh_instance_does_not_hold_up_those_behind():
+    gate = Gate(max_lent=1)
+    rig = Rig(gate, max_size=2).warm(1)
+    call = busy(rig)
+    fresh, other = rig.ask(fresh=True), rig.ask()
+    rig.give_back(call)
+    assert other.leases
+    rig.start()
+    rig.give_back(other)
     assert fresh.lease.cold
 
 
@@ -921,6 +932,14 @@ def test_resizing_upwards_serves_those_who_wait():
     rig.settle()
     rig.start()
     assert waiter.leases
+
+
+def test_resizing_a_closed_pool_starts_nothing():
+    rig = Rig()
+    rig.lending.close()
+    rig.lending.resize(PoolSettings(min_size=2), 0.0)
+    rig.settle()
+    assert not rig.to_start
 
 
 def test_waiters_move_to_the_successor_and_keep_their_order_and_their_age():

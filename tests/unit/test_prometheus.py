@@ -36,6 +36,7 @@ NAMES = {
     "faas_init_duration_seconds": "histogram",
     "faas_mem_usage_bytes": "gauge",
     "atlatl_pool_instances": "gauge",
+    "atlatl_pool_max_instances": "gauge",
     "atlatl_pool_waiting": "gauge",
     "atlatl_breaker_state": "gauge",
     "atlatl_queue_oldest_seconds": "gauge",
@@ -65,8 +66,8 @@ def text(metrics: Metrics | None = None, **more: Any) -> str:
     return render(
         metrics or busy(),
         [
-            PoolFigures("hello", total=3, in_use=1, available=2, starting=1, waiting=5),
-            PoolFigures("hello", total=1, in_use=1),
+            PoolFigures("hello", total=3, in_use=1, available=2, starting=1, waiting=5, max_size=8),
+            PoolFigures("hello", total=1, in_use=1, max_size=4),
         ],
         MemoryFigures(used_bytes=10, limit_bytes=99, by_task={"hello": 10}),
         BreakersFigures(breakers=(BreakerFigures("hello", OPEN, 3, CircuitBreakerSettings()),)),
@@ -153,6 +154,7 @@ def test_gauges_come_from_their_owners_d46() -> None:
     assert value(rendered, "faas_mem_usage_bytes", **hello) == 10
     for state, count in {"in_use": 2, "available": 2, "starting": 1}.items():
         assert value(rendered, "atlatl_pool_instances", state=state, **hello) == count
+    assert value(rendered, "atlatl_pool_max_instances", **hello) == 12
     assert value(rendered, "atlatl_pool_waiting", **hello) == 5
     for state, here in {"closed": 0, "open": 1, "half-open": 0}.items():
         assert value(rendered, "atlatl_breaker_state", state=state, **hello) == here
@@ -166,6 +168,13 @@ def test_happenings_have_their_counters() -> None:
     assert value(rendered, "atlatl_pool_scalings_total", direction="up", **hello) == 1
     assert value(rendered, "atlatl_breaker_transitions_total", state="half-open", **hello) == 1
     assert value(rendered, "atlatl_start_failures_total", **hello) == 1
+
+
+def test_what_may_happen_is_counted_from_nought() -> None:
+    """A series that begins at 1 has not risen, for Prometheus: an alert would miss the first."""
+    rendered = text()
+    assert value(rendered, "atlatl_start_failures_total", faas_name=OTHER) == 0
+    assert value(rendered, "atlatl_instances_lost_total", faas_name="hello") == 0
 
 
 def test_what_has_no_source_is_left_out() -> None:

@@ -232,11 +232,12 @@ class Breaker:
 
     def ignore(self, permit: Permit, now: float, chance: float) -> None:
         """The call with `permit` ended in a way that says nothing; a probe's place is free."""
-        if permit < 0:
-            self._take_probe(permit, now, chance)
+        self._take_probe(permit, now, chance)
 
     def _take_probe(self, permit: Permit, now: float, chance: float) -> bool:
-        """Frees the place of a probe; False when its result comes too late to count."""
+        """Frees the place of a probe; False when the permit is none, or its time is up."""
+        if permit not in self._probes:
+            return False
         self._expire_probes(now, chance)
         return self._probes.pop(permit, None) is not None
 

@@ -357,7 +357,8 @@ class Lending:
         """Takes over other limits; instances in use beyond them end when they come back."""
         self.stock.settings = settings
         self.stock.shrink_to(settings.max_size, "above max_size")
-        self.stock.restore(now)
+        if not self.closed:
+            self.stock.restore(now)
         self._settle(now)
 
     def close(self) -> None:
@@ -384,9 +385,9 @@ class Lending:
         """Starts what the waiters lack, and says at the gate when one could be served."""
         if not (self._waiting or self._fresh):
             return
+        self._make_room_for_fresh(now)
         lacking = self._lacking()
         if lacking > 0:
-            self._make_room_for_fresh(now)
             self.stock.step_up(lacking, "callers found nothing idle", now)
             if self.stock.blocked and not self.stock.size:
                 self._refuse_everybody(_no_memory())
@@ -402,7 +403,8 @@ class Lending:
 
     def _make_room_for_fresh(self, now: float) -> None:
         """Ends a used instance when the next in turn wants a fresh one and none fits in."""
-        if self.stock.full:
+        fresh = len(self._fresh)
+        if fresh and self.stock.full and self.stock.lacking(0, fresh) > 0:
             heads = self._heads(now)
             if heads and heads[0].fresh:
                 self.stock.give_way("makes room for a fresh instance")

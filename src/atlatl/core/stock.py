@@ -171,7 +171,8 @@ class Stock:
     def full(self) -> bool:
         """No start fits in, and no instance on its way in or out is about to change that."""
         some_move = any(i.starting or i.leaving for i in self.instances)
-        return len(self.instances) >= self.settings.max_size and not some_move
+        no_room = self.blocked or len(self.instances) >= self.settings.max_size
+        return no_room and not some_move
 
     @property
     def has_place(self) -> bool:
@@ -211,7 +212,7 @@ class Stock:
 
     def may_grow(self, now: float) -> bool:
         """Whether a start asked for now would be made, as far as is known beforehand."""
-        if self.blocked or now < self.not_before:
+        if now < self.not_before:
             return False
         return len(self.instances) < self.settings.max_size and not (
             self._failures and self.starting
@@ -231,6 +232,7 @@ class Stock:
                 return 0
             if self._failures:
                 count = min(count, 1 - self.starting)
+        self.blocked = False
         for reserved in range(count):
             self.blocked = not self._may_start()
             if self.blocked:
@@ -297,8 +299,12 @@ class Stock:
         return True
 
     def give_way(self, why: str) -> None:
-        """Retires the used instance that has the least to do."""
-        used = [i for i in self.instances if i.open and i.uses]
+        """Retires the used instance that has the least to do.
+
+        One that runs a single call keeps its place until that has ended: by then somebody
+        else may be first in line. One of many calls might never be idle by itself.
+        """
+        used = [i for i in self.instances if i.open and i.uses and (i.idle or i.capacity > 1)]
         if used:
             self.retire(min(used, key=lambda i: (i.in_flight, i.last_used)), why)
 

@@ -32,10 +32,10 @@ class TickedPool(Protocol):
     def check_interval_s(self) -> float: ...
     @property
     def spare(self) -> int:
-        """Instances above `min_size`."""
+        """Idle instances that may give way to other pools: at most those above `min_size`."""
 
     def live(self) -> Sequence[Instance]:
-        """Instances that have started and are not on their way out."""
+        """Instances that have started, but for those that are being ended."""
 
     @property
     def starting(self) -> int: ...
@@ -100,7 +100,7 @@ class Autoscaler:
                         self._plan(pool, check=False)
                 if self._clock() >= self._measured_at + MEMORY_INTERVAL_S:
                     self._measured_at = self._clock()
-                    jobs.create_task(self.measure())
+                    jobs.create_task(self._measure())
                 await self._pause()
 
     def _due(self) -> list[tuple[TickedPool, bool]]:
@@ -141,6 +141,12 @@ class Autoscaler:
 
     # --- memory ---
 
+    async def _measure(self) -> None:
+        try:
+            await self.measure()
+        except Exception:
+            logger.exception("the instances could not be measured; it is tried again")
+
     async def measure(self) -> None:
         """Measures all instances in a thread; beyond the budget, idle ones give way.
 
@@ -166,7 +172,7 @@ class Autoscaler:
     def may_start(self) -> bool:
         """Whether one more instance fits into the budget, if need be in place of idle ones.
 
-        Those used least recently give way, in pools that have more than their `min_size`.
+        Those used least recently give way, in other pools that have more than `min_size`.
         """
         if not self.memory_budget_bytes:
             return True
@@ -178,7 +184,7 @@ class Autoscaler:
         return True
 
     def _idle(self) -> tuple[list[Owned], list[Owned]]:
-        """Idle instances beyond each pool's `min_size`, and the others; least recent first."""
+        """Idle instances that each pool can spare, and the others; least recent first."""
         beyond_min: list[Owned] = []
         within_min: list[Owned] = []
         for pool in self._pools:

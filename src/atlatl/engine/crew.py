@@ -91,6 +91,9 @@ class Crew:
         if not instance.starting:
             channel.kill()  # the pool was closed meanwhile, and the place given up
             return
+        if not channel.accepting:  # it died before anybody listened to `on_lost`
+            self._start_failed(instance, StartFailed("the instance ended as soon as it was ready"))
+            return
         channel.on_lost = partial(self.lost, instance)
         now = self._clock()
         self._lending.started(instance, channel, now)

@@ -123,13 +123,15 @@ class InstancePool:
         self._wall_clock = wall_clock or clock
         self._on_event = on_event
         self._gate = gate or Gate()
+        self._may_start = may_start
+        self._growing = False
         choice = scheduling_policies.POLICIES[scheduler.policy]
         self._lending = Lending(
             pool,
             choice(chance or random.Random().randrange),
             self._gate,
             Share(weight, self._serve),
-            may_start,
+            self._may_grow,
         )
         self._crew = Crew(
             name, start, self._lending, clock=clock, settle=self._settle, emit=self._emit
@@ -206,20 +208,21 @@ class InstancePool:
             TimedOutWaiting: no instance became free in time.
             QueueFull, PoolClosed, StartFailed, ArtifactInvalid, NoCapacity: as they say.
         """
-        lease = await self._acquire(timeout_s, priority)
+        lender, lease = await self._acquire(timeout_s, priority)
         try:
             yield lease.channel
         finally:
-            self.release(lease)
+            lender.release(lease)
 
-    async def _acquire(self, timeout_s: float | None, priority: int) -> Lease:
+    async def _acquire(self, timeout_s: float | None, priority: int) -> tuple[InstancePool, Lease]:
+        """A lease, and the pool that gave it: waiters may have been handed over."""
         answer: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         waiter = Waiter(answer.set_result, answer.set_exception, priority=priority)
         if timeout_s is not None:
             waiter.deadline = self._clock() + timeout_s
         self.ask(waiter)
         if answer.done():
-            return answer.result()
+            return waiter.pool, answer.result()
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.wait((answer,))
@@ -232,7 +235,7 @@ class InstancePool:
             if not self.withdraw(waiter) and answer.exception() is None:
                 waiter.pool.release(answer.result())
             raise
-        return answer.result()
+        return waiter.pool, answer.result()
 
     # --- figures ---
 
@@ -310,8 +313,10 @@ class InstancePool:
                 raise PoolClosed(f"the pool of {self.name!r} was closed")
             if crew.mishaps > mishaps and crew.last_mishap is not None:
                 raise copy.copy(crew.last_mishap)
-            stock.reserve(count - stock.size, self._clock(), insist=True)
-            self._settle()
+            if stock.reserve(count - stock.size, self._clock(), insist=True):
+                # Warmth that was asked for is not to be taken away at the next tick.
+                self._past = self._past.stepped(self._clock())
+                self._settle()
             if stock.blocked and stock.size < count:
                 raise NoCapacity("the memory budget leaves no room (`limits.memory_budget_bytes`)")
             await self._changed.wait()
@@ -323,6 +328,7 @@ class InstancePool:
 
         Raises:
             SettingInvalid: not 0 <= min_size <= max_size, or max_size is 0.
+            PoolClosed: the pool was closed.
         """
         try:
             changed = msgspec.structs.replace(self.settings, min_size=min_size, max_size=max_size)
@@ -344,7 +350,13 @@ class InstancePool:
 
     @property
     def spare(self) -> int:
-        """Instances above `min_size`."""
+        """Instances above `min_size`; none while this pool wants more itself.
+
+        Else a pool out of memory would end its newest instance for the sake of its next one,
+        again and again, and serve nobody.
+        """
+        if self._growing or self._lending.waiting:
+            return 0
         return self._lending.stock.size - self.settings.min_size
 
     @property
@@ -352,21 +364,22 @@ class InstancePool:
         return self._lending.stock.starting
 
     def live(self) -> list[Instance]:
-        """Instances that have started and are not on their way out."""
-        return [i for i in self._lending.stock.instances if not (i.starting or i.leaving)]
+        """Instances that have started, but for those that are being ended."""
+        started = [i for i in self._lending.stock.instances if not i.starting]
+        return [i for i in started if i.in_flight or not i.leaving]
 
     def tick(self) -> None:
-        """Restores `min_size`, scales, and retires what was idle too long or is worn."""
+        """Retires what is worn, restores `min_size`, scales, and retires what idled too long."""
         if self.closed:
             return
         lending, now = self._lending, self._clock()
+        lending.stock.retire_worn(now)
         lending.wake(now)
         lending.stock.restore(now)
         decision = self._decide(self._scaling, lending.load(), self._past, now)
         self._past = decision.past
         lending.scale_to(decision.target, decision.reason, now)
         lending.stock.retire_unused(now)
-        lending.stock.retire_worn(now)
         if not lending.stock.counts.steps:
             self._last_decision = f"stay at {decision.target}: {decision.reason}"
         self._settle()
@@ -431,11 +444,19 @@ class InstancePool:
                     await self._changed.wait()
         except TimeoutError:
             self._crew.kill_all()
+            self._settle()
         if self._ticker is not None:
             self._ticker.cancel()
         await self._crew.finish()
 
     # --- carrying out ---
+
+    def _may_grow(self) -> bool:
+        self._growing = True
+        try:
+            return self._may_start()
+        finally:
+            self._growing = False
 
     def _serve(self) -> bool:
         """The gate says that it is this pool's turn: lends to one waiter."""
@@ -443,6 +464,7 @@ class InstancePool:
         if grant is not None:
             self._grant(*grant)
         self._perform()
+        self._set_alarm()
         return grant is not None
 
     def _grant(self, waiter: Waiter, lease: Lease) -> None:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from atlatl.errors import InvalidRequest
 from atlatl.front import reports
 from atlatl.front.answers import address, count_parameter, json_answer, text_parameter
 from atlatl.front.auth import Scope
-from atlatl.front.calls import accepts
 from atlatl.front.proto_json import to_json
 from atlatl.front.routes import Endpoint
+from atlatl.telemetry.metrics import DEFAULT_WINDOW_S, parse_window
+from atlatl.telemetry.prometheus import OPENMETRICS, content_type
 
 if TYPE_CHECKING:
     from atlatl.service import FunctionService
 
-DEFAULT_WINDOW_S = 60.0
-MAX_WINDOW_S = 300.0
-
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text"
-
-_WINDOW = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m)?")
 _ALL_TASKS = 1000
 
 
@@ -59,9 +51,8 @@ class Figures:
 
     async def prometheus(self, request: Request) -> Response:
         """Figures in Prometheus' text format, or in OpenMetrics when asked for."""
-        openmetrics = accepts(request.headers, OPENMETRICS)
-        text = self._service.prometheus(openmetrics=openmetrics)
-        media_type = f"{OPENMETRICS}; version=1.0.0; charset=utf-8" if openmetrics else PROMETHEUS
+        media_type = content_type(request.headers.get("accept", ""))
+        text = self._service.prometheus(openmetrics=media_type == OPENMETRICS)
         return Response(text, headers={"Content-Type": media_type})
 
     async def health(self, request: Request) -> Response:
@@ -76,7 +67,8 @@ class Figures:
 
     async def metrics(self, request: Request) -> Response:
         """Figures since the start and over a sliding window."""
-        window_s = _window_s(text_parameter(request, "window"))
+        window = text_parameter(request, "window")
+        window_s = parse_window(window) if window else DEFAULT_WINDOW_S
         task = text_parameter(request, "task") or None
         answer = json_answer(self._service.metrics_answer(window_s, task))
         answer.headers["Content-Type"] = "application/json; charset=utf-8"
@@ -104,17 +96,3 @@ class Figures:
             for task in tasks
         ]
         return json_answer({"routes": rows, "hooks": [], "workers": []})
-
-
-def _window_s(text: str) -> float:
-    """`30s`, `5m` or a plain number of seconds; empty is the default."""
-    if not text:
-        return DEFAULT_WINDOW_S
-    match = _WINDOW.fullmatch(text)
-    seconds = float(match[1]) * (60 if match[2] == "m" else 1) if match else 0.0
-    if not 0 < seconds <= MAX_WINDOW_S:
-        raise InvalidRequest(
-            f"`window` is like 30s, 5m or 45, above 0 and at most {MAX_WINDOW_S:.0f} s; "
-            f"it is {text[:40]!r}"
-        )
-    return seconds

@@ -20,7 +20,7 @@ from atlatl.errors import (
 from atlatl.model import Outcome, OutcomeKind, Result, Shape, failed
 from atlatl.runtimes.output import OutputFile, cut
 from atlatl_worker import wire
-from atlatl_worker.binding import ResultError, check_response
+from atlatl_worker.results import ResultError, check_response
 
 KINDS = {wire.JSON: "json", wire.TEXT: "text", wire.BYTES: "bytes"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,9 @@ from atlatl.errors import (
 from atlatl.model import Call, Encoded, HttpRequest, Outcome, Result, Shape, Task, failed
 from atlatl.ports import Done, OnChunk
 from atlatl.runtimes import answers
-from atlatl.runtimes.zygote import Exit, Spawned, kill
+from atlatl.runtimes.flight import Flight
+from atlatl.runtimes.link import Link
+from atlatl.runtimes.zygote import Exit, Spawned
 from atlatl_worker import wire
 
 log = logging.getLogger(__name__)
@@ -36,83 +37,40 @@ ESCAPED = 6
 LOOP_GRACE_S = 0.25
 """Least time that an event loop gets to answer a ping before its instance is given up."""
 
-CLOSE_TIMEOUT_S = 1.0
-"""Longest wait for the last bytes of a process that has ended."""
 
+class Channel:
+    """An instance, from blank to grave; see `ports.InstanceChannel`.
 
-class Flight:
-    """One call in an instance."""
-
-    __slots__ = (
-        "done",
-        "execution_id",
-        "joined",
-        "on_chunk",
-        "outstanding",
-        "overdue",
-        "pong",
-        "request_id",
-        "sent_at",
-        "verdict",
-    )
-
-    def __init__(
-        self, request_id: int, execution_id: str, done: Done, on_chunk: OnChunk | None, now: float
-    ) -> None:
-        self.request_id = request_id
-        self.execution_id = execution_id
-        self.done = done
-        self.on_chunk = on_chunk
-        self.sent_at = now
-        self.joined = answers.Joined()
-        self.outstanding = 0
-        self.verdict: AtlatlError | None = None
-        """Why its work is being ended; what it answers does not matter any more."""
-        self.overdue = False
-        """It had its time to end by itself."""
-        self.pong: asyncio.Future[None] | None = None
-
-
-class Channel(asyncio.BufferedProtocol):
-    """An instance, from blank to grave; see `ports.InstanceChannel`."""
+    Args:
+        instance_id: its id.
+        spawned: the forked process.
+        clock: monotonic seconds.
+    """
 
     origin = "blank"
 
-    def __init__(self, instance_id: str, clock: Callable[[], float]) -> None:
+    def __init__(self, instance_id: str, spawned: Spawned, clock: Callable[[], float]) -> None:
         self.id = instance_id
-        self.pid = 0
+        self.pid = spawned.pid
         self.shapes: dict[str, Shape] = {}
         self.on_lost: Callable[[AtlatlError], None] | None = None
+        self._link = Link(spawned, OVERHEAD_BYTES, self._take, self._ended)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._spawned: Spawned | None = None
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray(wire.RECEIVE_BYTES)
-        self._decoder = wire.Decoder(OVERHEAD_BYTES)
         self._task: Task | None = None
         self._assigned: asyncio.Future[wire.Frame] | None = None
         self._flights: dict[int, Flight] = {}
         self._by_execution: dict[str, Flight] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._last_id = 0
-        self._out: list[bytes] = []
-        self._open = True
         self._expected = False
-        self._fault: str = ""
-        self._exit: Exit | None = None
-        self._hung_up = False
-        self._gone = asyncio.Event()
+        """Its end is our doing."""
 
     # --- beginning ---
 
-    async def connect(self, spawned: Spawned) -> None:
-        """Takes over a forked instance with its descriptors."""
-        self._spawned = spawned
-        self.pid = spawned.pid
-        await self._loop.create_unix_connection(lambda: self, sock=spawned.sock)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+    async def connect(self) -> None:
+        """Has to be called once before anything else."""
+        await self._link.connect()
 
     async def assign(self, task: Task, assignment: dict[str, Any]) -> None:
         """Makes the blank an instance of the task.
@@ -123,9 +81,11 @@ class Channel(asyncio.BufferedProtocol):
         """
         self._task = task
         limits = task.settings.confinement
-        self._decoder.limit = limits.response_bytes + ESCAPED * limits.output_bytes + OVERHEAD_BYTES
+        self._link.decoder.limit = (
+            limits.response_bytes + ESCAPED * limits.output_bytes + OVERHEAD_BYTES
+        )
         self._assigned = self._loop.create_future()
-        self._write(wire.encode(wire.CALL, 0, msgspec.json.encode(assignment)))
+        self._link.write(wire.encode(wire.CALL, 0, msgspec.json.encode(assignment)))
         frame = await self._assigned
         printed = self._take_rest()
         try:
@@ -150,7 +110,7 @@ class Channel(asyncio.BufferedProtocol):
     ) -> None:
         """Hands the call over; see `ports.InstanceChannel.send`."""
         flight = Flight(self._new_id(), call.execution_id, done, on_chunk, self._clock())
-        if not self._open or self._task is None:
+        if not self._link.open or self._task is None:
             lost = failed(InstanceLost("the instance ended before it got the call"))
             self._loop.call_soon(self._tell, flight, lost)
             return
@@ -159,9 +119,9 @@ class Channel(asyncio.BufferedProtocol):
         self._by_execution[call.execution_id] = flight
         frame = wire.encode(wire.CALL, flight.request_id, msgspec.json.encode(meta), encoded.body)
         if self._task.settings.pool.max_concurrent_requests == 1:
-            self._write(frame)
+            self._link.write(frame)
         else:
-            self._write_soon(frame)
+            self._link.write_soon(frame)
 
     def _call_meta(
         self, call: Call, encoded: Encoded, task: Task, deadline: float, attempt: int
@@ -193,7 +153,7 @@ class Channel(asyncio.BufferedProtocol):
     def _credit(self, flight: Flight, n_bytes: int) -> None:
         flight.outstanding = max(0, flight.outstanding - n_bytes)
         if n_bytes > 0:
-            self._write(wire.encode_credit(flight.request_id, n_bytes))
+            self._link.write(wire.encode_credit(flight.request_id, n_bytes))
 
     def cancel(self, execution_id: str, *, force: bool = False) -> None:
         """Ends the work of one call; see `ports.InstanceChannel.cancel`."""
@@ -207,10 +167,10 @@ class Channel(asyncio.BufferedProtocol):
         flight.verdict = flight.verdict or verdict
         flight.overdue = flight.overdue or force
         if len(self._flights) == 1:
-            self._kill("a call was cancelled")
+            self._kill_for_cancelled("a call was cancelled")
             return
         if not again:
-            self._write(wire.encode(wire.CANCEL, flight.request_id))
+            self._link.write(wire.encode(wire.CANCEL, flight.request_id))
             flight.pong = self._send_ping()
             grace_s = self._task.settings.cancel_grace_s if self._task else 0.0
             self._loop.call_later(max(grace_s, LOOP_GRACE_S), self._grace_over, flight)
@@ -222,25 +182,30 @@ class Channel(asyncio.BufferedProtocol):
             return
         flight.overdue = True
         if flight.pong is not None and not flight.pong.done():
-            self._kill("its event loop does not answer; a call was cancelled")
+            self._kill_for_cancelled("its event loop does not answer; a call was cancelled")
         else:
             self._kill_if_all_overdue()
 
     def _kill_if_all_overdue(self) -> None:
         if self._flights and all(flight.overdue for flight in self._flights.values()):
-            self._kill("the cancelled calls did not end")
+            self._kill_for_cancelled("the cancelled calls did not end")
+
+    def _kill_for_cancelled(self, why: str) -> None:
+        """Nobody is told of a loss: who gets the calls back sees that it accepts none."""
+        self._expected = True
+        self._link.kill(why)
 
     @property
     def accepting(self) -> bool:
         """False once the instance must not be given new calls."""
-        return self._open and all(flight.verdict is None for flight in self._flights.values())
+        return self._link.open and all(flight.verdict is None for flight in self._flights.values())
 
     # --- health and end ---
 
     @property
     def gone(self) -> bool:
         """Whether the process has ended and all its calls have been answered."""
-        return self._gone.is_set()
+        return self._link.gone.is_set()
 
     def memory_bytes(self) -> int:
         """PSS of the instance, 0 when it is gone. Reads /proc: call it from a thread."""
@@ -256,7 +221,7 @@ class Channel(asyncio.BufferedProtocol):
 
     async def ping(self) -> None:
         """Returns when the instance answered; raises InstanceLost."""
-        if not self._open:
+        if not self._link.open:
             raise InstanceLost("the instance has ended")
         await self._send_ping()
 
@@ -265,60 +230,42 @@ class Channel(asyncio.BufferedProtocol):
         number = self._new_id()
         self._pings[number] = pong
         pong.add_done_callback(lambda _: self._pings.pop(number, None))
-        self._write(wire.encode(wire.PING, number))
+        self._link.write(wire.encode(wire.PING, number))
         return pong
 
     def kill(self) -> None:
         """Ends the process now; calls in flight get InstanceLost."""
         self._expected = True
-        self._kill("it was ended by the service")
+        self._link.kill("it was ended by the service")
 
     async def stop(self, grace_s: float) -> None:
         """Ends an instance that is no longer wanted; returns when the process is gone."""
         self._expected = True
-        self._open = False
-        if self._transport is not None and not self._hung_up:
-            self._transport.write_eof()
+        self._link.leave()
         try:
             async with asyncio.timeout(grace_s):
-                await self._gone.wait()
+                await self._link.gone.wait()
         except TimeoutError:
             self.kill()
-            await self._gone.wait()
-
-    def _kill(self, fault: str) -> None:
-        self._open = False
-        self._fault = self._fault or fault
-        if self._exit is None and self._spawned is not None:
-            kill(self._spawned.pidfd)
+            await self._link.gone.wait()
 
     def process_exited(self, how: Exit) -> None:
         """Told by the zygote."""
-        self._open = False
-        self._exit = how
-        if self._spawned is not None and how.of_zygote:
-            kill(self._spawned.pidfd)
-        if self._transport is None:
-            self._hung_up = True
-        elif not self._hung_up:
-            # A child with a copy of the socket would keep the connection open.
-            self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
-        self._check_gone()
+        self._link.process_exited(how)
 
-    def _check_gone(self) -> None:
-        """It is gone when the process has ended and its last bytes have been read."""
-        if self._exit is None or not self._hung_up or self.gone:
-            return
-        self._gone.set()
-        flights = list(self._flights.values())
-        for flight in flights:
-            self._finish(flight, failed(self._last_words(flight), **self._facts(flight)))
-        lost = InstanceLost(f"the instance {self._how_it_ended()}")
-        for waiting in (*self._pings.values(), self._assigned):
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(lost if waiting is not self._assigned else self._not_born())
-                waiting.exception()
-        self._release()
+    def _ended(self) -> None:
+        """The process is gone and its last frame has been taken."""
+        outcomes = [
+            (flight, failed(self._last_words(flight), **self._facts(flight)))
+            for flight in self._flights.values()
+        ]
+        for flight, outcome in outcomes:
+            self._finish(flight, outcome)
+        lost = InstanceLost(f"the instance {self._link.how_it_ended()}")
+        for pong in list(self._pings.values()):
+            _fail(pong, lost)
+        if self._assigned is not None:
+            _fail(self._assigned, self._not_born())
         if not self._expected and self.on_lost is not None:
             try:
                 self.on_lost(lost)
@@ -328,25 +275,20 @@ class Channel(asyncio.BufferedProtocol):
     def _last_words(self, flight: Flight) -> AtlatlError:
         if flight.verdict is not None:
             return flight.verdict
-        how = self._how_it_ended()
-        if self._expected or (self._exit is not None and self._exit.of_zygote):
+        how = self._link.how_it_ended()
+        if self._expected or (self._link.exit is not None and self._link.exit.of_zygote):
             return InstanceLost(f"the instance {how}")
         if len(self._flights) > 1:
             return InstanceLost(f"the instance {how} while it ran this call and others")
         return InstanceCrashed(f"the instance {how} while it ran this call")
 
     def _not_born(self) -> AtlatlError:
-        how = self._how_it_ended()
+        how = self._link.how_it_ended()
         handler = self._task.handler if self._task else ""
-        if self._expected or (self._exit is not None and self._exit.of_zygote):
+        if self._expected or (self._link.exit is not None and self._link.exit.of_zygote):
             return StartFailed(f"the instance {how} while it imported {handler}")
         printed = self._take_rest().decode(errors="replace")
         return ArtifactInvalid(f"the process {how} while it imported {handler}", detail=printed)
-
-    def _how_it_ended(self) -> str:
-        if self._fault:
-            return f"was killed: {self._fault}"
-        return str(self._exit) if self._exit is not None else "ended"
 
     def _facts(self, flight: Flight) -> dict[str, Any]:
         """What is known about a call whose instance died."""
@@ -358,64 +300,15 @@ class Channel(asyncio.BufferedProtocol):
         }
 
     def _take_rest(self) -> bytes:
-        if self._spawned is None or self._task is None:
+        if self._task is None:
             return b""
-        return self._spawned.output.take_rest(self._task.settings.confinement.output_bytes)
-
-    def _release(self) -> None:
-        if self._spawned is not None:
-            os.close(self._spawned.pidfd)
-            self._spawned.output.close()
-            if self._transport is None:
-                self._spawned.sock.close()
-            self._spawned = None
-
-    # --- frames out ---
+        return self._link.output.take_rest(self._task.settings.confinement.output_bytes)
 
     def _new_id(self) -> int:
         self._last_id = self._last_id % wire.MAX_REQUEST_ID + 1
         return self._last_id
 
-    def _write(self, frame: bytes) -> None:
-        if self._out:
-            self._out.append(frame)
-        elif self._transport is not None and not self._hung_up:
-            self._transport.write(frame)
-
-    def _write_soon(self, frame: bytes) -> None:
-        """Frames of one turn of the loop go out in one write."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(frame)
-
-    def _flush(self) -> None:
-        out, self._out = b"".join(self._out), []
-        self._write(out)
-
     # --- frames in ---
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Never raises: an error here would leave the calls of this instance without an end."""
-        try:
-            frames = self._decoder.feed(memoryview(self._buffer)[:nbytes])
-            for frame in frames:
-                self._take(frame)
-        except wire.WireError as error:
-            self._kill(f"it sent {error}")
-            if self._transport is not None:
-                self._transport.abort()
-
-    def eof_received(self) -> None:
-        if self._exit is None and not self._expected:
-            self._kill("it closed its connection to the service")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.eof_received()
-        self._hung_up = True
-        self._check_gone()
 
     def _take(self, frame: wire.Frame) -> None:
         if frame.request_id == 0 and self._assigned is not None and not self._assigned.done():
@@ -471,10 +364,9 @@ class Channel(asyncio.BufferedProtocol):
 
     def _take_answer(self, flight: Flight, frame: wire.Frame) -> None:
         assert self._task is not None
-        assert self._spawned is not None
         about = answers.told(frame)
         limit = self._task.settings.confinement.output_bytes
-        output = answers.output(about, self._spawned.output, limit)
+        output = answers.output(about, self._link.output, limit)
         value: Result | None = None
         if frame.kind == wire.REPLY and frame.content != wire.ERROR:
             value = answers.result(frame, about)
@@ -489,7 +381,7 @@ class Channel(asyncio.BufferedProtocol):
                 flight.verdict, output=output, instance_id=self.id, run_s=outcome.run_s
             )
         if about.printed is not None and len(self._flights) == 1:
-            self._spawned.output.rewind()
+            self._link.output.rewind()
         self._finish(flight, outcome)
         self._kill_if_all_overdue()
 
@@ -512,3 +404,10 @@ def _headers(call: Call) -> dict[str, str]:
     if call.headers or not isinstance(call.payload, HttpRequest):
         return call.headers
     return call.payload.headers
+
+
+def _fail(waiting: asyncio.Future[Any], error: AtlatlError) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)
+        # Whoever waited may have been cancelled; then nobody retrieves it.
+        waiting.exception()

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class ProcessRuntime:
         self._zygote_up = asyncio.Event()
         self._blanks: deque[Channel] = deque()
         self._channels: dict[str, Channel] = {}
+        self._early_exits: dict[str, Exit | None] = {}
         self._starts: deque[float] = deque()
         self._chores: set[asyncio.Task[None]] = set()
         self._tending = False
@@ -132,21 +134,33 @@ class ProcessRuntime:
         await self._zygote_up.wait()
         if self._zygote is None:
             raise StartFailed("the process that starts instances is gone")
-        channel = Channel(self._ids(), self._clock)
-        spawned = await self._zygote.spawn(
-            lambda how: self._exited(channel, how), in_stock=in_stock
-        )
-        self._channels[channel.id] = channel
+        instance_id = self._ids()
+        self._early_exits[instance_id] = None
         try:
-            await channel.connect(spawned)
+            spawned = await self._zygote.spawn(
+                partial(self._exited, instance_id), in_stock=in_stock
+            )
+            channel = Channel(instance_id, spawned, self._clock)
+            self._channels[instance_id] = channel
+        finally:
+            early = self._early_exits.pop(instance_id)
+        try:
+            await channel.connect()
         except BaseException:
             channel.kill()
             raise
+        finally:
+            if early is not None:
+                self._exited(instance_id, early)
         return channel
 
-    def _exited(self, channel: Channel, how: Exit) -> None:
-        self._channels.pop(channel.id, None)
-        channel.process_exited(how)
+    def _exited(self, instance_id: str, how: Exit) -> None:
+        channel = self._channels.pop(instance_id, None)
+        if channel is not None:
+            channel.process_exited(how)
+        elif instance_id in self._early_exits:
+            # Killed from outside before anybody here had heard of it.
+            self._early_exits[instance_id] = how
 
     def _target(self) -> int:
         """Blanks to have: the minimum, more after many starts, never over the maximum."""

@@ -62,6 +62,13 @@ class Spawned(NamedTuple):
     output: OutputFile
 
 
+class Order(NamedTuple):
+    """A spawn that was asked for: process id and pidfd come to `answer`."""
+
+    answer: asyncio.Future[tuple[int, int]]
+    on_exit: OnExit
+
+
 class Message(msgspec.Struct):
     op: str
     id: int = 0
@@ -78,8 +85,8 @@ class Zygote:
     """One zygote process.
 
     Args:
-        on_lost: called once when it ends without having been closed; all its instances have
-            been reported as ended by then.
+        on_lost: called once when it ends after `start` and without having been closed; all its
+            instances have been reported as ended by then.
     """
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
@@ -87,10 +94,10 @@ class Zygote:
         self._mark = os.urandom(8).hex()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._spawns: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._orders: dict[int, Order] = {}
         self._watched: dict[int, OnExit] = {}
         self._next_id = 0
-        self._ended = asyncio.Event()
+        self._up = False
 
     @property
     def pid(self) -> int:
@@ -105,12 +112,13 @@ class Zygote:
         """Executes the process and waits until it can fork; raises StartFailed."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[tuple[int, int]] = loop.create_future()
-        self._spawns[0] = ready
+        self._orders[0] = Order(ready, lambda how: None)
         try:
             self._control = self._execute()
             loop.add_reader(self._control, self._readable)
             async with asyncio.timeout(READY_TIMEOUT_S):
                 await ready
+            self._up = True
         except (OSError, TimeoutError) as error:
             await self.close()
             raise StartFailed(
@@ -154,14 +162,15 @@ class Zygote:
             output = OutputFile()
             on_failure.callback(output.close)
             with theirs:
-                answer = self._ask(in_stock, theirs.fileno(), output.descriptor)
+                answer = self._ask(on_exit, in_stock, theirs.fileno(), output.descriptor)
             on_failure.callback(_discard, answer)
             pid, pidfd = await answer
-            self._watched[pid] = on_exit
             on_failure.pop_all()
         return Spawned(pid, pidfd, ours, output)
 
-    def _ask(self, in_stock: bool, *descriptors: int) -> asyncio.Future[tuple[int, int]]:
+    def _ask(
+        self, on_exit: OnExit, in_stock: bool, *descriptors: int
+    ) -> asyncio.Future[tuple[int, int]]:
         if self._control is None:
             raise StartFailed("the process that starts instances is gone")
         self._next_id += 1
@@ -172,7 +181,7 @@ class Zygote:
         except OSError as error:
             raise StartFailed(f"the process that starts instances is stuck: {error}") from None
         answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        self._spawns[self._next_id] = answer
+        self._orders[self._next_id] = Order(answer, on_exit)
         return answer
 
     async def close(self) -> None:
@@ -206,23 +215,29 @@ class Zygote:
 
     def _take(self, message: Message, descriptors: list[int]) -> None:
         if message.op == "exited":
-            on_exit = self._watched.pop(message.pid, None)
-            if on_exit is not None:
-                on_exit(Exit(message.code, message.signal))
+            told = self._watched.pop(message.pid, None)
+            if told is not None:
+                told(Exit(message.code, message.signal))
             return
-        answer = self._spawns.pop(message.id, None)
-        if answer is None or answer.done():
+        order = self._orders.pop(message.id, None)
+        if order is None or order.answer.done():
             # Whoever asked has given up: nobody will use this process.
             for pidfd in descriptors:
                 kill(pidfd)
                 os.close(pidfd)
-        elif message.op == "failed":
+            return
+        answer, on_exit = order
+        if message.op == "failed":
             answer.set_exception(StartFailed(f"no process could be had: {message.message}"))
         elif message.op == "spawned" and not descriptors:
             # The instance finds its socket closed and leaves.
             answer.set_exception(StartFailed("the service has too many open files"))
+        elif message.op == "spawned":
+            # At once: the news of its end may be in the very next message.
+            self._watched[message.pid] = on_exit
+            answer.set_result((message.pid, descriptors[0]))
         else:
-            answer.set_result((message.pid, descriptors[0] if descriptors else -1))
+            answer.set_result((0, -1))
 
     def _lost(self) -> None:
         """It died: its instances die with it, and nobody is left to say so but us."""
@@ -234,19 +249,20 @@ class Zygote:
             process.wait()
         kill_marked(self._mark, self._watched)
         self._end_all(Exit(0, signal.SIGKILL, of_zygote=True))
-        self._on_lost()
+        if self._up:
+            self._on_lost()
 
     def _hang_up(self) -> None:
         control, self._control = self._control, None
         if control is not None:
             asyncio.get_running_loop().remove_reader(control)
             control.close()
-        for answer in self._spawns.values():
+        for answer, _ in self._orders.values():
             if not answer.done():
                 answer.set_exception(StartFailed("the process that starts instances is gone"))
                 # Its asker may have been cancelled meanwhile; then nobody retrieves this.
                 answer.exception()
-        self._spawns.clear()
+        self._orders.clear()
 
     def _end_all(self, how: Exit) -> None:
         watched, self._watched = self._watched, {}

@@ -86,6 +86,7 @@ class PoolFigures(Record, frozen=True):
     available: int = 0
     waiting: int = 0
     starting: int = 0
+    max_size: int = 0
     total_requests: int = 0
     """Leases asked for."""
     avg_wait_ms: float = 0.0

@@ -147,12 +147,14 @@ def _pool_families(pools: Sequence[PoolFigures]) -> list[Family]:
     return [
         _gauge("atlatl_pool_instances", "Instances, by what they do.", _pool_samples(pools)),
         _gauge(
+            "atlatl_pool_max_instances",
+            "Instances that there may be at most.",
+            _pool_sums(pools, "max_size"),
+        ),
+        _gauge(
             "atlatl_pool_waiting",
             "Calls that wait for an instance.",
-            [
-                ({"faas_name": name}, sum(pool.waiting for pool in own))
-                for name, own in _by_task(pools)
-            ],
+            _pool_sums(pools, "waiting"),
         ),
     ]
 
@@ -191,6 +193,13 @@ def _pool_samples(pools: Sequence[PoolFigures]) -> Iterator[tuple[Mapping[str, s
             yield {"faas_name": name, "state": state}, count
 
 
+def _pool_sums(
+    pools: Sequence[PoolFigures], figure: str
+) -> Iterator[tuple[Mapping[str, str], float]]:
+    for name, own in _by_task(pools):
+        yield {"faas_name": name}, sum(getattr(pool, figure) for pool in own)
+
+
 def _of_tasks(
     name: str, text: str, tasks: Sequence[TaskFigures], kinds: Iterable[OutcomeKind]
 ) -> Family:
@@ -205,13 +214,19 @@ def _of_tasks(
 
 
 def _happened(name: str, text: str, tasks: Sequence[TaskFigures], kind: str, label: str) -> Family:
-    """One sample for each detail of a kind of happening; `label` names the detail."""
-    samples = []
+    """One sample for each detail of a kind of happening; `label` names the detail.
+
+    Without details there is a sample from the beginning: Prometheus takes a series that begins
+    at 1 for one that has not risen, so the first happening would never be seen.
+    """
+    samples: list[tuple[Mapping[str, str], float]] = []
     for task in tasks:
+        if not label:
+            samples.append(({"faas_name": task.task_name}, task.happenings.get((kind, ""), 0)))
+            continue
         for (happening, detail), count in sorted(task.happenings.items()):
             if happening == kind:
-                labels = {"faas_name": task.task_name}
-                samples.append((labels | {label: detail} if label else labels, count))
+                samples.append(({"faas_name": task.task_name, label: detail}, count))
     return _counter(name, text, samples)
 
 

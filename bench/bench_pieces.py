@@ -1,0 +1,190 @@
+"""What one call costs inside the service, piece by piece, beside others in the same run.
+
+usage: bench_pieces.py [--quick] [--check | --store-baseline]
+
+Each round is a fresh process that times every operation in an order of its own, several times,
+and takes the least: what was not disturbed. Rounds in which others kept the machine busy are
+done again. Results go to bench/results/; the table is made from what was stored there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import comparison
+import machine
+import pieces
+
+HERE = Path(__file__).parent
+RESULTS, BASELINE = HERE / "results", HERE / "baseline.json"
+AIM_NS = 3000.0
+PEERS = ("prometheus-client", "purgatory", "pybreaker")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options(arguments)
+    if options.one_round:
+        asyncio.run(pieces.with_operations(lambda all_: _round(all_, *options.one_round)))
+        return 0
+    result = measure(rounds=5 if options.quick else 15, loop_ms=5 if options.quick else 20)
+    stored = _stored(result, BASELINE if options.store_baseline else None, quick=options.quick)
+    print(comparison.report(stored, pieces.PIECES, pieces.TOGETHER, AIM_NS))
+    return _check(stored) if options.check else 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="5 short rounds; stored nowhere")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="fail when behind the baseline")
+    what.add_argument("--store-baseline", action="store_true", help="make this the baseline")
+    parser.add_argument("--one-round", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.quick and options.store_baseline:
+        parser.error("a quick run is no baseline")
+    return options
+
+
+# --- measuring ---
+
+
+def measure(rounds: int, loop_ms: int) -> dict[str, Any]:
+    """Times everything and gives the result with all that it depends on."""
+    quiet = machine.wait_for_quiet(_say)
+    if not quiet:
+        _say("it did not become quiet: take these times with care")
+    load_before = os.getloadavg()[0]
+    times, busy, repeated = _rounds(rounds, loop_ms)
+    found = comparison.ratios(times, pieces.PIECES)
+    return {
+        "benchmark": "pieces",
+        "version": version("atlatl"),
+        "commit": machine.commit(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.facts(),
+        "packages": machine.versions(*PEERS),
+        "load": {
+            "quiet_before": quiet,
+            "load_average_before": round(load_before, 2),
+            "others_cores_most": round(max(busy), 2),
+            "rounds_repeated": repeated,
+        },
+        "unit": "ns per operation",
+        "together_ns": round(comparison.together_ns(times, pieces.TOGETHER).median, 1),
+        "ratios": {name: [round(number, 4) for number in spread] for name, spread in found.items()},
+        "rounds": times,
+    }
+
+
+def _rounds(wanted: int, loop_ms: int) -> tuple[dict[str, list[float]], list[float], int]:
+    """The times by operation, what others used in each round, and how many were done again."""
+    times: dict[str, list[float]] = {}
+    busy: list[float] = []
+    repeated = 0
+    while len(busy) < wanted:
+        others = machine.Others()
+        found = _one_round(len(busy), loop_ms)
+        cores = others.cores()
+        if cores > machine.QUIET_CORES and repeated < wanted:
+            repeated += 1
+            machine.wait_for_quiet(_say, bound_s=20)
+            continue
+        busy.append(cores)
+        for name, ns in found.items():
+            times.setdefault(name, []).append(round(ns, 2))
+        _say(f"round {len(busy)} of {wanted}")
+    return times, busy, repeated
+
+
+def _one_round(seed: int, loop_ms: int) -> dict[str, float]:
+    """In a process of its own: where objects lie in memory differs from one to the next."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--one-round", str(seed), str(loop_ms)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    times: dict[str, float] = json.loads(done.stdout)
+    return times
+
+
+def _round(operations: list[pieces.Operation], seed: int, loop_ms: int) -> None:
+    """Prints nanoseconds per operation by name."""
+    times: dict[str, list[float]] = {each.name: [] for each in operations}
+    loops = {each.name: _loops(each, loop_ms) for each in operations}
+    dice = random.Random(seed)
+    gc.disable()
+    for _ in range(3):
+        dice.shuffle(operations)
+        for each in operations:
+            times[each.name].append(_time(each, loops[each.name]))
+            gc.collect()
+    print(json.dumps({name: min(all_) for name, all_ in times.items()}))
+
+
+def _loops(operation: pieces.Operation, loop_ms: int) -> int:
+    """How many operations fill `loop_ms`; trying it out warms the operation up too."""
+    n = 1000
+    while (ns := _time(operation, n)) * n < loop_ms * 1e6 / 4:
+        n *= 2
+    return max(1000, int(loop_ms * 1e6 / ns))
+
+
+def _time(operation: pieces.Operation, n: int) -> float:
+    """Nanoseconds per operation, loop included; raises Wrong when one did not do its work."""
+    began = perf_counter_ns()
+    operation.run(n)
+    ended = perf_counter_ns()
+    operation.check(n)
+    return (ended - began) / n
+
+
+# --- storing, comparing ---
+
+
+def _stored(result: dict[str, Any], baseline: Path | None, *, quick: bool) -> dict[str, Any]:
+    """What a reader of the file would get."""
+    text = json.dumps(result, indent=1) + "\n"
+    if not quick:
+        RESULTS.mkdir(exist_ok=True)
+        name = f"pieces-{result['version']}-{result['commit'].rstrip('+')}.json"
+        for path in filter(None, (RESULTS / name, baseline)):
+            path.write_text(text, encoding="utf-8")
+            _say(f"wrote {path.relative_to(HERE.parent)}")
+    stored: dict[str, Any] = json.loads(text)
+    return stored
+
+
+def _check(result: dict[str, Any]) -> int:
+    if not BASELINE.is_file():
+        _say("there is no baseline: store one with `bench_pieces.py --store-baseline`")
+        return 1
+    baseline = json.loads(BASELINE.read_text(encoding="utf-8"))
+    if baseline["machine"] != result["machine"]:
+        _say("the baseline is of another machine or Python: the ratios may differ for that alone")
+    then, now = (comparison.spreads(each["ratios"]) for each in (baseline, result))
+    faults = comparison.behind(then, now)
+    for fault in faults:
+        print(f"behind the baseline: {fault}")
+    print(f"{len(now)} ratios compared with the baseline of {baseline['at']}, {len(faults)} behind")
+    return 1 if faults else 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""From the times of many rounds to figures, a table and a verdict. Pure.
+
+A round times everything once, so the two sides of a ratio come from the same moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+Rounds = Mapping[str, Sequence[float]]
+"""Nanoseconds per operation by the operation's name, one for each round."""
+
+
+class Spread(NamedTuple):
+    """The middle of all rounds, and how far they lie apart."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Median, least and most; of one value all three are that value."""
+    return Spread(median(values), min(values), max(values))
+
+
+def ratio_of(rounds: Rounds, ours: str, peer: str) -> Spread:
+    """Ours by the peer's, taken round by round: 0.5 is half the time of the peer."""
+    pairs = zip(rounds[ours], rounds[peer], strict=True)
+    return spread_of([one / other for one, other in pairs])
+
+
+def ratios(rounds: Rounds, pieces: Mapping[str, Sequence[str]]) -> dict[str, Spread]:
+    """All of them, by `ours / peer`."""
+    return {
+        f"{ours} / {peer}": ratio_of(rounds, ours, peer)
+        for ours, peers in pieces.items()
+        for peer in peers
+    }
+
+
+def together_ns(rounds: Rounds, names: Sequence[str]) -> Spread:
+    """The sum of some operations, round by round."""
+    return spread_of([sum(times) for times in zip(*(rounds[n] for n in names), strict=True)])
+
+
+def behind(baseline: Mapping[str, Spread], now: Mapping[str, Spread]) -> list[str]:
+    """Ratios that are worse than the baseline by more than the rounds lie apart.
+
+    The wider of both spreads counts. Example: 0.50 from 0.48 to 0.53 before, 0.56 from 0.54 to
+    0.58 now: worse by 0.06, the spreads are 0.05 and 0.04, so it has fallen behind.
+    A ratio that only one side has is a fault too: what is no longer measured cannot be kept.
+    """
+    faults = [f"{name} is no longer measured" for name in baseline if name not in now]
+    faults += [f"{name} is not in the baseline: store it again" for name in now.keys() - baseline]
+    for name in baseline.keys() & now.keys():
+        was, is_ = baseline[name], now[name]
+        allowed = max(was.width, is_.width)
+        if is_.median - was.median > allowed:
+            faults.append(
+                f"{name} is {is_.median:.3f}, it was {was.median:.3f}: worse by "
+                f"{is_.median - was.median:.3f}, the spread is {allowed:.3f}"
+            )
+    return sorted(faults)
+
+
+def spreads(stored: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    """As they come back from JSON."""
+    return {name: Spread(*values) for name, values in stored.items()}
+
+
+# --- table ---
+
+
+def report(result: Mapping[str, Any], pieces: Mapping[str, Sequence[str]], names: Sequence[str],
+           aim_ns: float) -> str:  # fmt: skip
+    """A result as text, worked out again from its raw rounds."""
+    rounds: Rounds = result["rounds"]
+    found = ratios(rounds, pieces)
+    order = list(dict.fromkeys(name for ours, peers in pieces.items() for name in (ours, *peers)))
+    times = [(name, *_numbers(spread_of(rounds[name]), ".0f")) for name in order]
+    shares = [(name, *_numbers(spread, ".2f")) for name, spread in found.items()]
+    whole = together_ns(rounds, names)
+    verdict = "kept" if whole.median <= aim_ns else "missed"
+    return "\n".join(
+        [
+            _columns([("operation", "ns", "least", "most"), *times]),
+            "",
+            _columns([("ratio", "median", "least", "most"), *shares]),
+            "",
+            f"{', '.join(names)} together: {whole.median:,.0f} ns "
+            f"({whole.low:,.0f} to {whole.high:,.0f}), the aim of {aim_ns:,.0f} ns is {verdict}",
+        ]
+    )
+
+
+def _numbers(spread: Spread, style: str) -> tuple[str, str, str]:
+    return format(spread.median, style), format(spread.low, style), format(spread.high, style)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )

@@ -1,0 +1,122 @@
+"""What the fronts offer, read from the code: commands, routes of HTTP, metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import typer.main
+
+from atlatl import cli
+from atlatl.front.asgi import endpoints
+from atlatl.front.auth import OPEN_ON_LOOPBACK, Scope
+from atlatl.front.routes import Endpoint
+from atlatl.telemetry.figures import BreakersFigures, MemoryFigures
+from atlatl.telemetry.metrics import Metrics
+from atlatl.telemetry.prometheus import render
+
+COMMANDS_INTRO = """\
+# Commands
+
+Every command but `serve` and `check` is a client of the HTTP API. The service is found by `--url`,
+else by the variable `ATLATL_URL`, else by the settings; the token by `--token-file`, else by
+`ATLATL_TOKEN`, else in the data directory when the service is on this machine.
+
+Exit status: 0 done, 1 the function or the check failed, 2 wrong usage, 3 the service could not be
+reached. An error is one line on standard error. With `--json` a command prints JSON.
+"""
+
+HTTP_INTRO = """\
+# HTTP
+
+JSON in and out; errors are `application/problem+json` (RFC 9457) with the members `code`,
+`execution_id` and `retryable` of our own ([errors](errors.md)). The same table is served as
+`/openapi.json`.
+
+A call takes these headers: `Idempotency-Key` (becomes the execution id: the same call under the
+same key answers with the first execution), `Priority` (RFC 9218, `u=0` to `u=7`),
+`Atlatl-Timeout-Ms`, `Atlatl-Max-Retries`, `traceparent` and `tracestate`; with
+`Accept: text/event-stream` a generator streams as server-sent events, without it chunked. The
+answer has `Atlatl-Execution-Id`, and unless it streams `Atlatl-Instance-Id`, `Atlatl-Duration-Ms`
+and `Atlatl-Cold-Start: 1` where it was one.
+
+The last column says who may: `open` is everybody, `loopback` everybody on this machine, `token`
+who sends `Authorization: Bearer TOKEN` with the admin token, which the first start writes to the
+file `token` of the data directory. `POST /api/v1/invocations` needs it too when it would create a
+task. Off loopback only `open` needs no token; `auth.required` changes the rules
+([settings](settings.md)).
+"""
+
+METRICS_INTRO = """\
+# Metrics
+
+`GET /metrics` in Prometheus' text format, or in OpenMetrics when the scraper prefers that. All
+counters are of this start of the service. `faas_name` is the name of the task. The same counters
+stand behind `GET /api/serverless/metrics?window=60s&task=NAME`, `GET /api/v1/stats` and gRPC's
+GetStats.
+"""
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+class Command(NamedTuple):
+    usage: str
+    summary: str
+    table: Table
+
+
+def commands() -> Iterator[Command]:
+    """Every command of the command line, in the order of its help."""
+    group: Any = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        arguments = [each for each in command.params if each.param_type_name == "argument"]
+        options = [each for each in command.params if each.param_type_name == "option"]
+        shown = [argument_text(each) for each in arguments]
+        yield Command(
+            usage=" ".join(["atlatl", name, *shown]),
+            summary=command.help,
+            table=(
+                ("option", "meaning"),
+                [(f"`{' '.join(each.opts)}`", each.help or "") for each in [*arguments, *options]],
+            ),
+        )
+
+
+def argument_text(argument: Any) -> str:
+    name: str = argument.name.upper()
+    return name if argument.required else f"[{name}]"
+
+
+def http_table() -> Table:
+    """Every route, with who may use it."""
+    nothing = cast(Any, None)  # the table is only read: nothing is asked of a service
+    rows = [
+        (
+            each.method or "any",
+            f"`{address(each)}`",
+            (each.handler.__doc__ or "").partition("\n")[0],
+            admitted(each.scope),
+        )
+        for each in endpoints(nothing, nothing)
+    ]
+    return ("method", "path", "what it does", "who"), rows
+
+
+def address(endpoint: Endpoint) -> str:
+    query = "&".join(f"{name}=" for name in endpoint.query)
+    return re.sub(r"{(\w+):\w+}", r"{\1}", endpoint.path) + (f"?{query}" if query else "")
+
+
+def admitted(scope: Scope) -> str:
+    if scope is Scope.PROBE:
+        return "open"
+    return "loopback" if scope in OPEN_ON_LOOPBACK else "token"
+
+
+def metrics_table() -> Table:
+    """Every family that a scrape has, without the labels of any task."""
+    text = render(Metrics(lambda: 0.0), [], MemoryFigures(), BreakersFigures())
+    helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
+    kinds: Sequence[tuple[str, str]] = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
+    return ("metric", "kind", "meaning"), [(f"`{n}`", kind, helps[n]) for n, kind in kinds]

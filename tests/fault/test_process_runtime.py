@@ -1,0 +1,663 @@
+"""Functions and machines that misbehave: nothing hangs, leaks or outlives its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atlatl.errors import (
+    ArtifactInvalid,
+    AtlatlError,
+    Cancelled,
+    FunctionRaised,
+    InstanceCrashed,
+    InstanceLost,
+    OutOfMemory,
+    ResultInvalid,
+    StartFailed,
+)
+from atlatl.model import Result
+from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.process import ProcessRuntime
+from tests.running import (
+    LONG_S,
+    alive,
+    begin,
+    call,
+    open_descriptors,
+    opened,
+    process_runtime,
+    task_of,
+    until,
+    value,
+)
+
+SOURCE = """
+import ctypes, logging, math, os, signal, socket, subprocess, sys, threading, time
+
+def main(x: int = 0):
+    return x
+
+def exits(): os._exit(3)
+def segfaults(): ctypes.string_at(0)
+def kills_itself(): os.kill(os.getpid(), signal.SIGKILL)
+def no_memory(): raise MemoryError
+def sys_exits(): sys.exit("bye")
+def nan(): return math.nan
+def an_object(): return object()
+def deep():
+    value = []
+    for _ in range(100_000): value = [value]
+    return value
+def too_much(): return "x" * 2_000_000
+def prints_a_lot():
+    for _ in range(100): print("y" * 100_000)
+    return "printed"
+def prints_and_dies():
+    print("last words", end="")
+    os._exit(4)
+def prints(text: str):
+    print(text); logging.getLogger("app").info("logged %s", text)
+    subprocess.run(["echo", "from a child"])
+def closes_output():
+    sys.stdout.close(); os.close(1); print("nobody hears this"); return 1
+def endless_thread():
+    threading.Thread(target=lambda: [time.sleep(1) for _ in iter(int, 1)]).start()
+    return "started"
+def never_returns():
+    while True: time.sleep(1)
+def spins():
+    while True: pass
+def closes_socket():
+    os.close(3); time.sleep(60)
+def writes_garbage():
+    os.write(3, b"garbage" * 100); time.sleep(60)
+def claims_too_much():
+    os.write(3, b"\\xff\\xff\\xff\\xff" + bytes(12)); time.sleep(60)
+def answers_for_others():
+    from atlatl_worker import wire
+    os.write(3, wire.encode(wire.REPLY, 4_000_000, b"", b"1")); time.sleep(60)
+def forks():
+    if os.fork() == 0: return "from the child"
+    return "from the parent"
+def daemon(path: str, stay: bool = False):
+    subprocess.Popen(["sleep", "1000"])
+    script = "setsid sh -c 'echo $$ > " + path + "; exec sleep 1000' & "
+    subprocess.run(["sh", "-c", script])
+    while stay: time.sleep(1)
+def child(path: str):
+    p = subprocess.Popen(["sleep", "1000"])
+    q = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    open(path, "w").write(f"{p.pid} {q.pid}")
+    return [p.pid, q.pid]
+def environment(names: list): return {name: os.environ.get(name) for name in names}
+def importable(name: str):
+    try:
+        __import__(name)
+    except ImportError:
+        return False
+    return True
+def where(): return [os.getcwd(), sys.path, sorted(int(fd) for fd in os.listdir("/proc/self/fd"))]
+def many(n: int, size: int):
+    for _ in range(n): yield b"z" * size
+def ends(context): return [context.remaining_ms() > 0, context.cancelled]
+"""
+
+ASYNC_SOURCE = """
+import asyncio, os, time
+from contextvars import ContextVar
+
+async def main(x: int = 0, seconds: float = 0):
+    print("begin", x)
+    await asyncio.sleep(seconds)
+    print("end", x)
+    return x
+
+async def stubborn():
+    while True:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            pass
+
+async def blocks():
+    time.sleep(600)
+
+async def exits():
+    raise SystemExit(2)
+
+async def dies():
+    os._exit(9)
+
+def plain(seconds: float):
+    time.sleep(seconds)
+    return "plain"
+"""
+
+Scenario = Callable[[ProcessRuntime, Channel], Awaitable[None]]
+
+
+def check(folder: Path, scenario: Scenario, source: str = SOURCE, **settings: Any) -> None:
+    async def run() -> None:
+        runtime = process_runtime()
+        async with opened(runtime):
+            task, code = task_of(folder, source, **settings)
+            await scenario(runtime, await runtime.start(task, code, None))
+            pids = runtime.pids()
+        assert not any(alive(pid) for pid in pids)
+
+    asyncio.run(run())
+
+
+def several(folder: Path, scenario: Scenario, **settings: Any) -> None:
+    overrides = {"pool": {"max_concurrent_requests": 8}, "cancel_grace_s": 0.3, **settings}
+    check(folder, scenario, ASYNC_SOURCE, **overrides)
+
+
+# --- one bad call ---
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        ("exits", "exited with code 3"),
+        ("segfaults", r"signal 11 \(SIGSEGV\)"),
+        ("kills_itself", r"signal 9 \(SIGKILL\)"),
+        ("closes_socket", "closed its connection"),
+        ("writes_garbage", "no frame|over the limit"),
+        ("claims_too_much", "no frame|over the limit"),
+        ("answers_for_others", "answer to no call"),
+    ],
+)
+def test_a_crash_is_named_and_told_once(tmp_path: Path, function: str, word: str) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        lost: list[AtlatlError] = []
+        channel.on_lost = lost.append
+        running = begin(channel, function=function)
+        with pytest.raises(InstanceCrashed, match=word):
+            raise (await running.end()).error or AssertionError
+        await until(lambda: lost, "on_lost")
+        assert not channel.accepting
+        assert (len(lost), len(running.answers)) == (1, 1)
+        assert not alive(channel.pid)
+
+    check(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "word"),
+    [
+        ("no_memory", OutOfMemory, "MemoryError"),
+        ("sys_exits", FunctionRaised, "called sys.exit"),
+        ("nan", ResultInvalid, "JSON"),
+        ("an_object", ResultInvalid, "object"),
+        ("deep", ResultInvalid, "deep"),
+        ("too_much", ResultInvalid, "response_bytes"),
+    ],
+)
+def test_a_failure_leaves_the_instance_alive(
+    tmp_path: Path, function: str, error: type[AtlatlError], word: str
+) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        with pytest.raises(error, match=word):
+            raise (await call(channel, function=function)).error or AssertionError
+        assert value(await call(channel, {"x": 1})) == 1
+
+    check(tmp_path, scenario, confinement={"response_bytes": 1_000_000})
+
+
+def test_the_traceback_begins_in_the_users_file(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        error = (await call(channel, function="sys_exits")).error
+        assert error is not None
+        assert "app.py" in error.detail
+        assert "atlatl_worker" not in error.detail
+
+    check(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("function", ["never_returns", "spins"])
+def test_a_function_that_never_returns_is_cancelled_d102(tmp_path: Path, function: str) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        lost: list[AtlatlError] = []
+        channel.on_lost = lost.append
+        running = begin(channel, function=function)
+        channel.cancel(running.execution_id, force=True)
+        assert isinstance((await running.end()).error, Cancelled)
+        await until(lambda: not alive(channel.pid))
+        assert not channel.accepting
+        assert lost == []
+
+    check(tmp_path, scenario)
+
+
+def test_threads_and_forks_do_not_answer_twice(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        started = (await call(channel, function="endless_thread")).result
+        assert started == Result(kind="text", body=b"started")
+        for _ in range(3):
+            answer = (await call(channel, function="forks")).result
+            assert answer == Result(kind="text", body=b"from the parent")
+        assert value(await call(channel, {"x": 5})) == 5
+        await channel.stop(LONG_S)
+        assert not alive(channel.pid)
+
+    check(tmp_path, scenario)
+
+
+# --- output ---
+
+
+def test_output_belongs_to_its_call(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        first = await call(channel, {"text": "one"}, function="prints")
+        second = await call(channel, {"text": "two"}, function="prints")
+        assert first.output == b"one\nINFO app: logged one\nfrom a child\n"
+        assert second.output == b"two\nINFO app: logged two\nfrom a child\n"
+        assert (await call(channel)).output == b""
+
+    check(tmp_path, scenario)
+
+
+def test_output_is_cut_and_says_so(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        for _ in range(5):
+            outcome = await call(channel, function="prints_a_lot")
+            assert outcome.error is None
+            assert outcome.output.startswith(b"y" * 1000)
+            last = f"\n[{10_000_100 - 2000} more bytes were cut off: output_bytes is 2000]\n"
+            assert outcome.output.endswith(last.encode())
+
+    check(tmp_path, scenario, confinement={"output_bytes": 2000})
+
+
+def test_output_is_there_after_a_crash(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        outcome = await call(channel, function="prints_and_dies")
+        assert isinstance(outcome.error, InstanceCrashed)
+        assert outcome.output == b"last words"
+
+    check(tmp_path, scenario)
+
+
+def test_a_closed_output_is_no_error(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        assert value(await call(channel, function="closes_output")) == 1
+        assert value(await call(channel, {"x": 2})) == 2
+
+    check(tmp_path, scenario)
+
+
+def test_output_of_calls_that_share_an_instance(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        running = [begin(channel, {"x": x, "seconds": 0.05}) for x in range(5)]
+        for x, one in enumerate(running):
+            outcome = await one.end()
+            assert outcome.output == f"begin {x}\nend {x}\n".encode()
+
+    several(tmp_path, scenario)
+
+
+# --- what an instance is ---
+
+
+def test_an_instance_holds_and_sees_only_its_own(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        where = value(await call(channel, function="where"))
+        cwd, path, descriptors = where
+        assert path[0] == cwd
+        assert not any("site-packages" in entry for entry in path)
+        assert descriptors[:5] == [0, 1, 2, 3, 4]
+        assert len(descriptors) <= 6, "one more is the listing's own"
+        for name in ("atlatl", "msgspec", "pytest"):
+            assert value(await call(channel, {"name": name}, function="importable")) is False
+        assert value(await call(channel, {"name": "atlatl_worker"}, function="importable")) is True
+
+    check(tmp_path, scenario)
+
+
+def test_environment_is_the_tasks_and_the_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_SERVICE", "x")
+
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        names = {"names": ["SECRET_OF_THE_SERVICE", "MINE", "EXTRA"]}
+        extra = await call(channel, names, function="environment", environment={"EXTRA": "2"})
+        assert value(extra) == {"SECRET_OF_THE_SERVICE": None, "MINE": "1", "EXTRA": "2"}
+        after = await call(channel, names, function="environment")
+        assert value(after)["EXTRA"] is None
+
+    check(tmp_path, scenario, env={"MINE": "1"})
+
+
+def test_a_file_named_like_a_library_module(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime = process_runtime()
+        async with opened(runtime):
+            source = "import random\ndef main(): return random.randint(3, 3)\n"
+            task, code = task_of(tmp_path, source, "json.py:main")
+            assert value(await call(await runtime.start(task, code, None))) == 3
+            task, code = task_of(tmp_path, source, "pkg/deep.py:main")
+            assert value(await call(await runtime.start(task, code, None))) == 3
+
+    asyncio.run(run())
+
+
+def test_the_context_knows_the_deadline(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        assert value(await call(channel, function="ends")) == [True, False]
+        late = await call(channel, function="ends", deadline=time.monotonic() - 1)
+        assert value(late) == [False, True]
+
+    check(tmp_path, scenario)
+
+
+# --- streams ---
+
+
+def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        sizes: list[int] = []
+        running = begin(
+            channel,
+            {"n": 100, "size": 65_536},
+            function="many",
+            on_chunk=lambda item: sizes.append(len(item.body)),
+        )
+        await until(lambda: sum(sizes) == 4 * 65_536)
+        assert not running.outcome.done()
+        while not running.outcome.done():
+            taken = sum(sizes)
+            channel.credit(running.execution_id, 65_536)
+            await until(lambda taken=taken: sum(sizes) > taken or running.outcome.done())
+            assert sum(sizes) - taken <= 65_536
+            if sum(sizes) == 100 * 65_536:
+                break
+        assert (await running.end()).error is None
+
+    check(tmp_path, scenario)
+
+
+def test_a_joined_stream_has_a_limit(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        outcome = await call(channel, {"n": 100, "size": 65_536}, function="many")
+        assert isinstance(outcome.error, ResultInvalid)
+
+    check(tmp_path, scenario, confinement={"response_bytes": 300_000})
+
+
+def test_a_large_body_both_ways(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime = process_runtime()
+        async with opened(runtime):
+            task, code = task_of(tmp_path, "def main(text: str): return text\n")
+            channel = await runtime.start(task, code, None)
+            text = "ü" * 5_000_000
+            result = (await call(channel, {"text": text})).result
+            assert result is not None
+            assert result.body == text.encode()
+
+    asyncio.run(run())
+
+
+# --- several in flight ---
+
+
+def test_a_stubborn_coroutine_waits_for_the_others(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        stubborn = begin(channel, function="stubborn")
+        other = begin(channel, {"x": 1, "seconds": 1})
+        channel.cancel(stubborn.execution_id)
+        assert not channel.accepting
+        assert value(await other.end()) == 1
+        assert isinstance((await stubborn.end()).error, Cancelled)
+        assert not alive(channel.pid)
+
+    several(tmp_path, scenario)
+
+
+def test_a_blocked_loop_is_killed_and_the_others_are_lost(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        other = begin(channel, {"x": 1, "seconds": 500})
+        blocking = begin(channel, function="blocks")
+        channel.cancel(blocking.execution_id)
+        assert isinstance((await blocking.end()).error, Cancelled)
+        assert isinstance((await other.end()).error, InstanceLost)
+
+    several(tmp_path, scenario)
+
+
+def test_death_under_several_calls(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        running = [begin(channel, {"seconds": 500}), begin(channel, function="dies")]
+        for one in running:
+            with pytest.raises(InstanceLost, match="code 9"):
+                raise (await one.end()).error or AssertionError
+
+    several(tmp_path, scenario)
+
+
+def test_neither_exit_nor_plain_functions_stop_the_loop(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        plain = begin(channel, {"seconds": 0.3}, function="plain")
+        outcome = await call(channel, function="exits")
+        assert isinstance(outcome.error, FunctionRaised)
+        assert value(await call(channel, {"x": 4})) == 4
+        assert not plain.outcome.done()
+        assert (await plain.end()).result == Result(kind="text", body=b"plain")
+
+    several(tmp_path, scenario)
+
+
+# --- starts ---
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "word"),
+    [
+        ("import os\nos._exit(7)\n", ArtifactInvalid, "exited with code 7 while it imported"),
+        ("import sys\nsys.exit(1)\n", ArtifactInvalid, "app.py, line 2.*sys.exit"),
+        ("while True: pass\n", StartFailed, "not ready within 300 ms"),
+    ],
+)
+def test_starts_that_fail_leave_nothing(
+    tmp_path: Path, source: str, error: type[AtlatlError], word: str
+) -> None:
+    async def run() -> None:
+        limits = {"instance_creation_timeout_ms": 300}
+        runtime = process_runtime({"limits": limits, "blank_pool": {"min_size": 0}})
+        async with opened(runtime):
+            good, good_code = task_of(tmp_path, SOURCE)
+            task, code = task_of(tmp_path, source)
+            with pytest.raises(error, match=word):
+                await runtime.start(task, code, None)
+            await until(lambda: len(runtime.pids()) == 1 + runtime.blanks)
+            assert value(await call(await runtime.start(good, good_code, None), {"x": 1})) == 1
+
+    asyncio.run(run())
+
+
+def test_what_an_import_prints_is_in_the_error(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with opened(process_runtime()) as runtime:
+            task, code = task_of(tmp_path, "print('looking for it')\n1 / 0\n")
+            with pytest.raises(ArtifactInvalid) as caught:
+                await runtime.start(task, code, None)
+            assert "looking for it" in caught.value.detail
+            assert "ZeroDivisionError" in caught.value.detail
+
+    asyncio.run(run())
+
+
+def test_the_stock_is_kept(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime = process_runtime({"blank_pool": {"min_size": 2, "max_size": 3}})
+        async with opened(runtime):
+            await until(lambda: runtime.blanks == 2)
+            task, code = task_of(tmp_path, SOURCE)
+            channels = [await runtime.start(task, code, None) for _ in range(4)]
+            await until(lambda: runtime.blanks == 3, "the stock grew with the demand")
+            os.kill(runtime.pids()[-1], signal.SIGKILL)
+            await until(lambda: runtime.blanks == 2)
+            await until(lambda: runtime.blanks == 3, "the stock was refilled")
+            assert len({channel.pid for channel in channels}) == 4
+
+    asyncio.run(run())
+
+
+# --- nothing is left ---
+
+
+def test_crashes_leave_no_zombie_and_no_descriptor(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime = process_runtime()
+        async with opened(runtime):
+            task, code = task_of(tmp_path, SOURCE)
+            channel = await runtime.start(task, code, None)
+            await until(lambda: runtime.blanks == 1)
+            before = open_descriptors()
+            for number in range(1, 1001):
+                if number % 50:
+                    assert value(await call(channel, {"x": number})) == number
+                    continue
+                outcome = await call(channel, function="exits")
+                assert isinstance(outcome.error, InstanceCrashed)
+                channel = await runtime.start(task, code, None)
+            await until(lambda: runtime.blanks == 1 and len(runtime.pids()) == 3)
+            await until(lambda: open_descriptors() <= before, "descriptors are given back")
+            zygote = runtime.pids()[0]
+            children = Path(f"/proc/{zygote}/task/{zygote}/children")
+            await until(lambda: len(children.read_text().split()) == 2, "no zombie is left")
+
+    before = open_descriptors()
+    asyncio.run(run())
+    assert open_descriptors() <= before
+
+
+def test_children_and_daemons_end_with_their_instance(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        pids = value(await call(channel, {"path": str(tmp_path / "c")}, function="child"))
+        assert all(alive(pid) for pid in pids)
+        os.kill(channel.pid, signal.SIGKILL)
+        await until(lambda: not any(alive(pid) for pid in pids), "children are killed")
+
+    check(tmp_path, scenario)
+
+
+def test_a_daemon_is_killed_while_its_instance_lives(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        path = tmp_path / "daemon"
+        await call(channel, {"path": str(path)}, function="daemon")
+        await until(lambda: path.exists() and path.read_text().strip())
+        daemon = int(path.read_text())
+        await until(lambda: not alive(daemon), "the daemon is killed")
+        assert alive(channel.pid)
+        assert value(await call(channel, {"x": 1})) == 1
+
+    check(tmp_path, scenario)
+
+
+def test_the_zygote_dies_and_is_replaced(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        task, code = task_of(tmp_path, SOURCE)
+        lost: list[AtlatlError] = []
+        channel.on_lost = lost.append
+        path = tmp_path / "c"
+        pids = value(await call(channel, {"path": str(path)}, function="child"))
+        running = begin(channel, function="never_returns")
+        old = runtime.pids()
+        os.kill(old[0], signal.SIGKILL)
+        assert isinstance((await running.end()).error, InstanceLost)
+        await until(lambda: not any(alive(pid) for pid in [*old, *pids]), "all is killed")
+        assert len(lost) == 1
+        again = await runtime.start(task, code, None)
+        assert value(await call(again, {"x": 2})) == 2
+        assert runtime.ready
+
+    check(tmp_path, scenario)
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from tests.running import begin, call, process_runtime, task_of, value
+from tests.fault.test_process_runtime import SOURCE
+
+async def main(folder):
+    runtime = process_runtime()
+    await runtime.open()
+    task, code = task_of(folder, SOURCE)
+    channel = await runtime.start(task, code, None)
+    pids = value(await call(channel, {"path": str(folder / "c")}, function="child"))
+    begin(channel, {"path": str(folder / "d"), "stay": True}, function="daemon")
+    while not (folder / "d").exists():
+        await asyncio.sleep(0.01)
+    print(*runtime.pids(), *pids, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_a_killed_service(tmp_path: Path, number: signal.Signals) -> None:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        assert len(pids) >= 4
+        owner.send_signal(number)
+        owner.wait(LONG_S)
+    asyncio.run(until(lambda: not any(alive(pid) for pid in pids), "everything is gone"))
+
+
+def test_close_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime = process_runtime()
+        await runtime.open()
+        task, code = task_of(tmp_path, SOURCE)
+        channel = await runtime.start(task, code, None)
+        pids = value(await call(channel, {"path": str(tmp_path / "c")}, function="child"))
+        pids += runtime.pids()
+        running = begin(channel, function="never_returns")
+        await runtime.close()
+        assert isinstance((await running.end()).error, InstanceLost)
+        assert not any(alive(pid) for pid in pids)
+        assert runtime.pids() == []
+        with pytest.raises(StartFailed):
+            await runtime.start(task, code, None)
+        await runtime.close()
+
+    asyncio.run(run())
+
+
+def test_the_same_on_uvloop(tmp_path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def run() -> None:
+        runtime = process_runtime()
+        async with opened(runtime):
+            task, code = task_of(tmp_path, SOURCE)
+            channel = await runtime.start(task, code, None)
+            assert value(await call(channel, {"x": 1})) == 1
+            outcome = await call(channel, function="exits")
+            assert isinstance(outcome.error, InstanceCrashed)
+            channel = await runtime.start(task, code, None)
+            running = begin(channel, function="never_returns")
+            channel.cancel(running.execution_id)
+            assert isinstance((await running.end()).error, Cancelled)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())

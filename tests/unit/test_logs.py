@@ -1,0 +1,254 @@
+"""The log: one line an execution, and a reader who stalls stalls nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from atlatl.errors import FunctionRaised
+from atlatl.events import (
+    BreakerChanged,
+    Event,
+    ExecutionFinished,
+    InstanceEnded,
+    InstanceStarted,
+    StartFailedEvent,
+    TaskDeleted,
+    TaskDeployed,
+)
+from atlatl.model import Execution, ExecutionStatus, Mode, Outcome, OutcomeKind, failed
+from atlatl.telemetry.logs import ExecutionLog, LineWriter, configure
+
+BOUND_S = 10.0
+
+
+class Reader(io.BytesIO):
+    """A stream whose writer is stalled until `go` is set."""
+
+    def __init__(self, *, stalled: bool = False) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.asked = threading.Event()
+        if not stalled:
+            self.go.set()
+
+    def write(self, data: Any) -> int:
+        self.asked.set()
+        assert self.go.wait(BOUND_S)
+        return super().write(data)
+
+    def lines(self) -> list[bytes]:
+        return self.getvalue().splitlines()
+
+
+@pytest.fixture
+def standard_log() -> Iterator[None]:
+    """Puts the root logger back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+class Log:
+    """A whole log with a reader; `lines` closes it."""
+
+    def __init__(self) -> None:
+        self._reader = Reader()
+        self._writer = LineWriter(self._reader)
+        self.logger = configure(self._writer, colours=False)
+        self.events = ExecutionLog(self.logger)
+
+    def lines(self) -> list[dict[str, Any]]:
+        self._writer.close(BOUND_S)
+        return [json.loads(line) for line in self._reader.lines()]
+
+
+@pytest.fixture
+def log(standard_log: None) -> Log:
+    return Log()
+
+
+def finished(outcome: Outcome, *, cold_start: bool = False) -> ExecutionFinished:
+    completed = outcome.kind is OutcomeKind.SUCCESS
+    execution = Execution(
+        execution_id="e-1",
+        task_id="t-1",
+        task_name="hello",
+        function_name="main",
+        mode=Mode.SYNC,
+        status=ExecutionStatus.COMPLETED if completed else ExecutionStatus.FAILED,
+        outcome=outcome,
+        instance_id="i-1",
+        cold_start=cold_start,
+        queue_s=0.0015,
+        attempt=1,
+    )
+    return ExecutionFinished(at=0.0, task_name="hello", execution=execution, latency_s=0.3)
+
+
+def test_an_execution_is_one_line_with_its_fields(log: Log) -> None:
+    done = Outcome(kind=OutcomeKind.SUCCESS, instance_id="i-1", run_s=0.25)
+    log.events.emit(finished(done, cold_start=True))
+    (line,) = log.lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "Task execution completed",
+        "level": "info",
+        "task": "hello",
+        "task_id": "t-1",
+        "execution_id": "e-1",
+        "instance_id": "i-1",
+        "function_name": "main",
+        "outcome": "success",
+        "execution_time_ms": 250.0,
+        "queue_time_ms": 1.5,
+        "cold_start": True,
+        "attempt": 1,
+    }
+
+
+def test_a_failed_execution_is_one_line_too_with_its_error_cut(log: Log) -> None:
+    error = FunctionRaised("ValueError: first\nsecond " + "x" * 1000)
+    log.events.emit(finished(failed(error)))
+    (line,) = log.lines()
+    assert (line["outcome"], line["error_code"]) == ("error", "EXECUTION_ERROR")
+    assert line["error"].startswith("ValueError: first\nsecond")
+    assert len(line["error"]) == 500
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "fields"),
+    [
+        (
+            BreakerChanged(at=0.0, task_name="hello", old="closed", new="open"),
+            "warning",
+            {"event": "Circuit breaker changed", "old": "closed", "new": "open"},
+        ),
+        (
+            InstanceEnded(
+                at=0.0, task_name="hello", instance_id="i-1", reason="it died", expected=False
+            ),
+            "warning",
+            {"event": "Instance lost", "instance_id": "i-1", "reason": "it died"},
+        ),
+        (
+            StartFailedEvent(at=0.0, task_name="hello", reason="no such module"),
+            "error",
+            {"event": "Instance start failed", "reason": "no such module"},
+        ),
+        (
+            TaskDeployed(at=0.0, task_name="hello", version=2, created=False),
+            "info",
+            {"event": "Task deployed", "version": 2},
+        ),
+        (TaskDeleted(at=0.0, task_name="hello"), "info", {"event": "Task deleted"}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Event) else "",
+)
+def test_what_an_operator_wants_to_read_is_a_line(
+    log: Log, event: Event, level: str, fields: dict[str, Any]
+) -> None:
+    log.events.emit(event)
+    (line,) = log.lines()
+    assert line.pop("timestamp")
+    assert line == fields | {"level": level, "task": "hello"}
+
+
+def test_what_goes_as_planned_is_no_line(log: Log) -> None:
+    ended = InstanceEnded(at=0.0, task_name="hello", instance_id="i", reason="idle", expected=True)
+    started = InstanceStarted(
+        at=0.0, task_name="hello", instance_id="i", pid=1, origin="blank", init_s=0.01
+    )
+    log.events.emit(started)
+    log.events.emit(ended)
+    assert log.lines() == []
+
+
+def test_the_standard_log_joins_with_its_traceback(log: Log) -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("some.library").exception("it %s", "failed")
+    logging.getLogger("some.library").info("too quiet to be heard")
+    (line,) = log.lines()
+    assert (line["event"], line["level"], line["logger"]) == ("it failed", "error", "some.library")
+    assert line["exception"].endswith("ValueError: broken")
+
+
+def test_a_value_that_json_cannot_hold_is_written_as_text(log: Log) -> None:
+    log.logger.info("odd", value=ValueError("x"))
+    assert log.lines()[0]["value"] == "x"
+
+
+def write_all(writer: LineWriter, lines: list[bytes]) -> threading.Thread:
+    """Writes from a thread: if `write` waited, the thread would not end."""
+
+    def work() -> None:
+        for line in lines:
+            writer.write(line)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_stalled_reader_never_blocks_write_and_drops_are_counted() -> None:
+    reader = Reader(stalled=True)
+    writer = LineWriter(reader, max_lines=3)
+    writer.write(b"first")
+    assert reader.asked.wait(BOUND_S)
+    thread = write_all(writer, [b"%d" % number for number in range(10)])
+    thread.join(BOUND_S)
+    assert not thread.is_alive()
+    assert not reader.go.is_set()
+    assert writer.dropped == 7
+    reader.go.set()
+    writer.close(BOUND_S)
+    assert [line for line in reader.lines() if line.isdigit()] == [b"0", b"1", b"2"]
+    told = [json.loads(line) for line in reader.lines() if line.startswith(b"{")]
+    assert told == [{"event": "log lines dropped", "count": 7}]
+    assert writer.dropped == 0
+
+
+def test_close_gives_up_on_a_reader_who_never_takes_anything() -> None:
+    reader = Reader(stalled=True)
+    writer = LineWriter(reader)
+    writer.write(b"never read")
+    writer.close(timeout_s=0.01)
+    assert reader.lines() == []
+    reader.go.set()
+
+
+def test_close_writes_what_waits_and_twice_is_harmless() -> None:
+    reader = Reader()
+    writer = LineWriter(reader)
+    for number in range(1000):
+        writer.write(b"%d" % number)
+    writer.close(BOUND_S)
+    writer.close(BOUND_S)
+    assert reader.lines() == [b"%d" % number for number in range(1000)]
+
+
+def test_a_writer_that_nobody_used_starts_no_thread() -> None:
+    before = threading.active_count()
+    LineWriter(Reader()).close()
+    assert threading.active_count() == before
+
+
+def test_a_reader_who_left_is_no_failure_of_the_service() -> None:
+    class Gone(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise BrokenPipeError
+
+    writer = LineWriter(Gone())
+    for _ in range(3):
+        writer.write(b"into the void")
+    writer.close(BOUND_S)
