@@ -148,7 +148,7 @@ def free_ports(count: int) -> list[int]:
 def log_tail(directory: Path) -> str:
     log = directory / "service.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join(["The service's own last words:", *lines[-25:]])
+    return "\n".join(["The service's own last words:", *(line[:400] for line in lines[-10:])])
 
 
 # The steps of the tour
@@ -288,12 +288,17 @@ def fail_honestly(service: Service) -> None:
     ):
         answer = fail(service, how, status, code)
         expect(named in answer.text, f"the answer does not name {named!r}: {answer.text}")
+    answer = fail(service, "raise", 500, "EXECUTION_ERROR")
+    printed = type_command(service, f"logs {answer.json()['execution_id']}")
+    expect("asked to raise" in printed, "`atlatl logs` lacks what the function printed")
+    expect("ValueError" in printed, "`atlatl logs` lacks the traceback")
 
 
 def open_and_close_the_breaker(service: Service) -> None:
     title("The circuit breaker: three failures in a row, closed again after a good probe")
-    fail(service, "raise", 500, "EXECUTION_ERROR")
-    fail(service, "raise", 500, "EXECUTION_ERROR")
+    fail(service, "work", 200, "")
+    for _ in range(3):
+        fail(service, "raise", 500, "EXECUTION_ERROR")
     refused = fail(service, "work", 503, "CIRCUIT_OPEN")
     expect(breaker_state(service) == "open", f"the breaker is {breaker_state(service)}")
     say(f"breaker: open; Retry-After: {refused.headers.get('retry-after')} s")

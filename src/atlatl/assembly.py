@@ -20,6 +20,7 @@ from atlatl.core.breaker import CircuitState
 from atlatl.engine.artifacts import ArtifactShelf
 from atlatl.engine.autoscaler import Autoscaler
 from atlatl.engine.breaker import Breakers
+from atlatl.engine.call_tasks import CallTasks
 from atlatl.engine.catalogue import Catalogue
 from atlatl.engine.deployer import Deployer
 from atlatl.engine.executions import Executions
@@ -143,6 +144,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         executions=executions,
         manager=manager,
         deployer=deployer,
+        call_tasks=CallTasks(settings.limits, registry, catalogue, shelf, deployer, clock=clock),
         shelf=shelf,
         store=store,
         runtimes=runtimes,

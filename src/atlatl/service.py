@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from atlatl.engine.artifacts import ArtifactShelf
     from atlatl.engine.autoscaler import Autoscaler
     from atlatl.engine.breaker import CircuitBreaker
+    from atlatl.engine.call_tasks import CallTasks
     from atlatl.engine.deployer import Deployer
     from atlatl.engine.executions import Executions
     from atlatl.engine.manager import Finished, TaskExecutionManager, Ticket
@@ -67,6 +68,7 @@ class Parts:
     executions: Executions
     manager: TaskExecutionManager
     deployer: Deployer
+    call_tasks: CallTasks
     shelf: ArtifactShelf
     store: Store
     runtimes: RuntimeManager
@@ -163,7 +165,7 @@ class FunctionService:
         while True:
             await asyncio.sleep(IDLE_PASS_S)
             self._reports.sample()
-            await self._deployer.forget_idle()
+            await self._parts.call_tasks.forget_idle()
 
     def ready(self) -> tuple[bool, str]:
         """Whether calls can be served, and if not, why."""
@@ -273,11 +275,11 @@ class FunctionService:
             InvalidRequest, TaskNotFound, Conflict, ArtifactNotFound, ArtifactInvalid,
             ChecksumMismatch, UnsupportedOperation, NoCapacity, StartFailed, StoreUnavailable.
         """
-        return await self._deployer.for_invocation(target)
+        return await self._parts.call_tasks.for_invocation(target)
 
     def would_create(self, target: InvocationTarget) -> bool:
         """Whether `task_for_invocation` would create a task, which takes another permission."""
-        return self._deployer.existing_for(target) is None
+        return self._parts.call_tasks.existing_for(target) is None
 
     # --- calls ---
 

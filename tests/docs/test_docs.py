@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from atlatl.settings import Settings
+from atlatl import cli, errors
+from atlatl.settings import Group, Settings
+from atlatl.telemetry.figures import BreakersFigures, MemoryFigures
+from atlatl.telemetry.metrics import Metrics
+from atlatl.telemetry.prometheus import render
+from tests.e2e.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,7 +63,8 @@ def snippets(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_every_setting_and_error_is_documented() -> None:
+def test_the_reference_pages_are_what_the_code_says() -> None:
+    """Every setting, error, command, route and metric, as `make docs` writes them."""
     script = ROOT / "scripts" / "gen_reference.py"
     done = subprocess.run(
         [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=60
@@ -64,10 +72,43 @@ def test_every_setting_and_error_is_documented() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_group_of_settings_has_a_section() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+def reference(page: str) -> str:
+    return (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+def test_every_setting_stands_in_its_page_with_a_meaning() -> None:
+    page = reference("settings.md")
+    defaults = Settings()
     for name in Settings.__struct_fields__:
         assert f"`{name}`" in page, name
+        value = getattr(defaults, name)
+        for member in value.__struct_fields__ if isinstance(value, Group) else ():
+            assert f"| `{member}` |" in page, f"{name}.{member}"
+    assert re.findall(r"^\| `(\w+)` .*\|  \|$", page, re.MULTILINE) == []
+
+
+def test_every_error_has_its_row() -> None:
+    page = reference("errors.md")
+    codes = {
+        vars(kind)["code"]
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.AtlatlError) and "code" in vars(kind)
+    } - {errors.AtlatlError.code}
+    assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+def test_every_command_has_its_section() -> None:
+    page = reference("commands.md")
+    named = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    assert named
+    assert {name for name in named if f"## `atlatl {name}" not in page} == set()
+
+
+def test_every_metric_has_its_row() -> None:
+    text = render(Metrics(lambda: 0.0), [], MemoryFigures(), BreakersFigures())
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    assert names
+    assert {name for name in names if f"| `{name}` |" not in reference("metrics.md")} == set()
 
 
 def test_links_lead_to_files_that_exist() -> None:
@@ -108,6 +149,24 @@ def test_nothing_names_the_place_where_it_was_written() -> None:
         r"(?<![\w./-])(?:" + "|".join(re.escape(str(place)) for place in places) + r")(?![\w-])"
     )
     assert [name for name, text in texts() if pattern.search(text)] == []
+
+
+REGISTRIES = ("pypi", "pythonhosted", "npmjs", "golang")
+FOREIGN_WORDS = re.compile(
+    r"(?<![\w.])/work(?![\w-])"
+    r"|\.\./shared"
+    r"|\b(?:decisions|domain|wire|http|pitfalls)\.md section"
+    r"|\b(?:this|another|an earlier|the next) session\b"
+    rf"|\b(?:{'|'.join(REGISTRIES)})\.(?:org|com)\b"
+)
+"""Where and how it was written, and hosts of package registries: none of the reader's business."""
+
+
+def test_no_foreign_words() -> None:
+    found = [
+        f"{name}: {match[0]}" for name, text in texts() for match in FOREIGN_WORDS.finditer(text)
+    ]
+    assert found == []
 
 
 def test_the_lock_pins_versions_and_nothing_else() -> None:
@@ -170,6 +229,37 @@ def test_commands_in_the_readme_exist() -> None:
         )
         assert done.returncode == 0, f"atlatl {command}: {done.stderr}"
         assert f" {command} " in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_of_the_tour_do_what_they_say(tmp_path: Path) -> None:
+    """All but the first two, which find the command and start the service."""
+    (tmp_path / "hello.py").write_text(snippets("python")[0], encoding="utf-8")
+    lines = snippets("sh")[1].splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [
+        ["export", 'PATH="$PWD/.venv/bin:$PATH"'],
+        ["atlatl", "serve"],
+    ]
+    with serving(tmp_path / "data") as server:
+        address = server.url.removeprefix("http://")
+        done = subprocess.run(
+            ["bash", "-e"],
+            input="\n".join(lines[2:]).replace("localhost:8081", address),
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "ATLATL_URL": server.url,
+                "ATLATL__DATA_DIR": str(server.data_dir),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("deployed hello (version 1)\nHello, Ada!Hello, Hello, Ada!")
+    assert "Hello, Ada!\nINSTANCE ID" in done.stdout
 
 
 def run_snippet(code: str, directory: Path) -> str:

@@ -17,18 +17,14 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from atlatl.core.handlers import resolve_handler
-from atlatl.engine.catalogue import Catalogue, key_of, matches
+from atlatl.engine.catalogue import Catalogue, key_of
 from atlatl.engine.registry import Deployed, Registry
-from atlatl.engine.views import ArtifactSpec, Deletion, Deployment, InvocationTarget
+from atlatl.engine.views import Deletion, Deployment
 from atlatl.errors import (
     ArtifactInvalid,
     AtlatlError,
-    Conflict,
-    InvalidRequest,
     NoCapacity,
     SettingInvalid,
-    TaskNotFound,
-    UnsupportedOperation,
 )
 from atlatl.events import TaskDeleted, TaskDeployed
 from atlatl.model import Artifact, Shape, Task, check_task_name
@@ -44,9 +40,6 @@ if TYPE_CHECKING:
     from atlatl.ports import InstanceChannel, Runtime, Store, Telemetry
 
 log = logging.getLogger(__name__)
-
-PYTHON_TYPES = frozenset({"", "process", "python", "zip"})
-LATER_TYPES = frozenset({"wasm", "docker", "kubernetes", "image", "binary"})
 
 MakePool = Callable[[Task, Callable[[], Awaitable["InstanceChannel"]]], "InstancePool"]
 
@@ -101,14 +94,15 @@ class Deployer:
 
     async def load(self) -> None:
         """Takes over what the store knows: everything that was deployed is served again."""
-        for artifact in await self._store.load_artifacts():
-            self._catalogue.add(artifact, by_call=False, now=self._clock())
         for task in await self._store.load_tasks():
             self._catalogue.add(task.artifact, by_call=task.created_by_call, now=self._clock())
             pool = self._make_pool(task, self._starter(task))
             self._autoscaler.add(pool)
             breaker = self._breakers.get(task.name, task.settings.breaker)
             self._registry.add(Deployed(task, pool, breaker, self._clock()))
+        for artifact in await self._store.load_artifacts():
+            # What was deployed goes with its task: one without a task was brought by a call.
+            self._catalogue.add(artifact, by_call=True, now=self._clock())
 
     async def close(self) -> None:
         """Closes all pools, also those of replaced versions; leaves no instance behind."""
@@ -141,8 +135,8 @@ class Deployer:
             UnsupportedOperation, NoCapacity, StartFailed, StoreUnavailable.
         """
         name = check_task_name(name)
-        settings = self._checked_settings(overrides)
-        async with self._lock(name):
+        settings = self.checked_settings(overrides)
+        async with self.lock(name):
             source = await read()
             existing = self._registry.find_name(name)
             if existing is not None and _unchanged(existing.task, source.checksum, overrides):
@@ -152,94 +146,10 @@ class Deployer:
                     f"{len(self._registry)} tasks are deployed, which is `limits."
                     "max_deployed_tasks`; delete one first or raise the limit"
                 )
-            artifact = self._artifact(source, artifact_id or name, artifact_version)
-            return await self._install(name, artifact, source, settings, overrides, existing)
+            artifact = self.artifact_of(source, artifact_id or name, artifact_version)
+            return await self.install(name, artifact, source, settings, overrides, existing)
 
-    async def for_invocation(self, target: InvocationTarget) -> Task:
-        """The task that an invocation is for, made from its artifact when it asks for that.
-
-        Raises:
-            InvalidRequest, TaskNotFound, Conflict, and all that `deploy` raises.
-        """
-        existing = self.existing_for(target)
-        return existing if existing is not None else await self._create_by_call(target)
-
-    def existing_for(self, target: InvocationTarget) -> Task | None:
-        """The task that is there already, or None when the invocation would create one.
-
-        Raises:
-            InvalidRequest: the request is incomplete or contradicts itself.
-            TaskNotFound: there is no such task and the request does not ask to create it.
-        """
-        spec = target.spec
-        kind = target.invocation_type
-        if kind == "unknown":
-            kind = "existing" if target.task_id else "new"
-        if kind == "existing":
-            if not target.task_id:
-                raise InvalidRequest("EXISTING_TASK needs a `task_id`")
-            found = self._registry.find(target.task_id)
-            if found is not None:
-                return found.task
-            if not target.create_if_not_exists or spec is None:
-                raise TaskNotFound(f"there is no task {target.task_id[:140]!r}")
-        if spec is None:
-            raise InvalidRequest("a call needs a `task_id`, or an `artifact_spec` to create a task")
-        name = _name_for(target, spec)
-        deployed = self._registry.find_name(name)
-        if deployed is None:
-            return None
-        if matches(deployed.task.artifact, spec):
-            return deployed.task
-        if not deployed.task.created_by_call:
-            raise Conflict(
-                f"task {name!r} is deployed with another artifact; call it by its `task_id`, or "
-                "choose another `task_name`"
-            )
-        return None
-
-    async def _create_by_call(self, target: InvocationTarget) -> Task:
-        spec = target.spec
-        assert spec is not None
-        _check_type(spec.artifact_type)
-        name = _name_for(target, spec)
-        overrides: dict[str, Any] = {}
-        if target.task_description:
-            overrides["description"] = target.task_description
-        if spec.metadata:
-            overrides["labels"] = spec.metadata
-        settings = self._checked_settings(overrides)
-        async with self._lock(name):
-            # Another call may have made it while this one waited for the lock.
-            existing = self.existing_for(target)
-            if existing is not None:
-                return existing
-            limits = self._settings.limits
-            for spare in self._catalogue.surplus(spec, limits, self._registry):
-                await self._forget(spare)
-            artifact, source = await self._fetch(spec)
-            replaced = self._registry.find_name(name)
-            done = await self._install(
-                name, artifact, source, settings, overrides, replaced, by_call=True
-            )
-            return done.task
-
-    async def _fetch(self, spec: ArtifactSpec) -> tuple[Artifact, Source | None]:
-        known = self._catalogue.find(spec)
-        if known is not None:
-            return known, None
-        source = await self._shelf.fetch(spec.location, spec.checksum)
-        artifact = self._artifact(source, spec.artifact_id, spec.version)
-        artifact = replace(
-            artifact,
-            artifact_type=spec.artifact_type or "process",
-            # A `data:` location is the code itself, which is stored already.
-            location=spec.location if len(spec.location) <= 1024 else "",
-            labels=spec.metadata,
-        )
-        return artifact, source
-
-    async def _install(
+    async def install(
         self,
         name: str,
         artifact: Artifact,
@@ -253,7 +163,7 @@ class Deployer:
         """Brings up the new version beside the old one, then switches; undone when it fails."""
         try:
             # Tasks may share bytes: nobody may drop them before this task is stored.
-            async with self._lock(_lock_of(artifact)):
+            async with self.lock(_lock_of(artifact)):
                 if source is not None:
                     await self._store.put_blob(source.content)
                 code = await self._shelf.unpack(artifact)
@@ -268,7 +178,7 @@ class Deployer:
                     await pool.close(0)
                     raise
         except BaseException:
-            await self._forget(artifact)
+            await self.forget(artifact)
             raise
         self._switch(task, pool, existing)
         self._catalogue.add(artifact, by_call=by_call, now=self._clock())
@@ -316,7 +226,7 @@ class Deployer:
     async def _retire(self, pool: InstancePool, artifact: Artifact) -> None:
         """Closes a replaced pool when its started calls have ended, then drops its code."""
         await self._close_pool(pool, self._settings.task.max_timeout_ms / 1000)
-        await self._forget(artifact)
+        await self.forget(artifact)
 
     async def _close_pool(self, pool: InstancePool, drain_s: float) -> None:
         await pool.close(drain_s)
@@ -353,7 +263,8 @@ class Deployer:
             updated_at=now,
         )
 
-    def _artifact(self, source: Source, artifact_id: str, version: str) -> Artifact:
+    def artifact_of(self, source: Source, artifact_id: str, version: str) -> Artifact:
+        """What the bytes will be known as."""
         return Artifact(
             artifact_id=artifact_id,
             version=version,
@@ -371,7 +282,8 @@ class Deployer:
 
         return start
 
-    def _checked_settings(self, overrides: Mapping[str, Any]) -> TaskSettings:
+    def checked_settings(self, overrides: Mapping[str, Any]) -> TaskSettings:
+        """A task's full settings; raises SettingInvalid."""
         settings = task_settings(self._settings, overrides)
         most = self._settings.limits.max_instances_per_task
         if settings.pool.max_size > most:
@@ -394,7 +306,7 @@ class Deployer:
         if deployed is None:
             return Deletion(found=False, deleted=False)
         name = deployed.task.name
-        async with self._lock(name):
+        async with self.lock(name):
             if self._registry.find_name(name) is not deployed:
                 return Deletion(found=False, deleted=False)
             tickets = self._manager.of_task(name)
@@ -408,33 +320,19 @@ class Deployer:
             self._telemetry.emit(TaskDeleted(at=self._wall(), task_name=name))
             await self._close_pool(deployed.pool, self._settings.drain.timeout_s)
             if not deployed.task.created_by_call:
-                await self._forget(deployed.task.artifact)
+                await self.forget(deployed.task.artifact)
         return Deletion(found=True, deleted=True, running=len(tickets))
 
-    async def forget_idle(self) -> None:
-        """Removes what calls created and nobody used for long; one pass."""
-        limits = self._settings.limits
-        now = self._clock()
-        if limits.task_idle_timeout_ms:
-            for deployed in self._registry:
-                idle_ms = (now - deployed.last_used) * 1000
-                by_call = deployed.task.created_by_call and not deployed.running
-                if by_call and idle_ms > limits.task_idle_timeout_ms:
-                    await self.delete(deployed.task.task_id, force=False)
-        in_use = {key_of(deployed.task.artifact) for deployed in self._registry}
-        for artifact in self._catalogue.idle(limits.artifact_idle_timeout_ms, in_use, now):
-            await self._forget(artifact)
-
-    async def _forget(self, artifact: Artifact) -> None:
+    async def forget(self, artifact: Artifact) -> None:
         """Drops an artifact that no task runs on; that tidying fails must not fail a call."""
         if any(key_of(deployed.task.artifact) == key_of(artifact) for deployed in self._registry):
             return
         if self._catalogue.remove(artifact):
             with contextlib.suppress(AtlatlError):
-                async with self._lock(_lock_of(artifact)):
+                async with self.lock(_lock_of(artifact)):
                     await self._shelf.forget(artifact.checksum)
 
-    def _lock(self, name: str) -> asyncio.Lock:
+    def lock(self, name: str) -> asyncio.Lock:
         """One deployment of a task at a time, and one of the same bytes."""
         lock = self._locks.get(name)
         if lock is None:
@@ -452,28 +350,6 @@ def _unchanged(task: Task, checksum: str, overrides: Mapping[str, Any]) -> bool:
         not task.created_by_call
         and task.artifact.checksum == checksum
         and task.overrides == dict(overrides)
-    )
-
-
-def _name_for(target: InvocationTarget, spec: ArtifactSpec) -> str:
-    name = target.task_name or spec.artifact_id
-    if not name:
-        raise InvalidRequest(
-            "creating a task needs a `task_name` or an `artifact_spec.artifact_id`"
-        )
-    return check_task_name(name)
-
-
-def _check_type(artifact_type: str) -> None:
-    if artifact_type in PYTHON_TYPES:
-        return
-    if artifact_type in LATER_TYPES:
-        raise UnsupportedOperation(
-            f"artifact type {artifact_type!r} has no runtime here; `process`, `python` and `zip` "
-            "run Python in a process"
-        )
-    raise InvalidRequest(
-        f"artifact type {artifact_type[:140]!r} is unknown; use `process`, `python` or `zip`"
     )
 
 
