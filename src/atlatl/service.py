@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from atlatl.engine.call_tasks import CallTasks
     from atlatl.engine.deployer import Deployer
     from atlatl.engine.executions import Executions
-    from atlatl.engine.manager import Finished, TaskExecutionManager, Ticket
+    from atlatl.engine.manager import TaskExecutionManager
     from atlatl.engine.registry import Registry
+    from atlatl.engine.ticket import Finished, Ticket
     from atlatl.ports import OnChunk, Store
     from atlatl.reports import Reports
     from atlatl.runtimes.manager import RuntimeManager

@@ -8,18 +8,15 @@ retries and streams go through `start`, so no rule stands twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from atlatl.core.retrying import next_delay
 from atlatl.core.waiting import Waiter
 from atlatl.engine.arguments import encode
 from atlatl.engine.deadlines import Deadlines
+from atlatl.engine.ticket import Finished, Ticket, fingerprint
 from atlatl.errors import (
     AtlatlError,
     Cancelled,
@@ -38,156 +35,25 @@ from atlatl.errors import (
 from atlatl.events import CallRefused, ExecutionFinished
 from atlatl.model import (
     Call,
-    Encoded,
     Execution,
-    ExecutionStatus,
     Outcome,
     OutcomeKind,
-    Result,
     check_execution_id,
     failed,
 )
 
 if TYPE_CHECKING:
     from atlatl.core.admission import ByteBudget
-    from atlatl.core.breaker import Permit
     from atlatl.core.leases import Lease
     from atlatl.engine.executions import Executions
     from atlatl.engine.pool import InstancePool
-    from atlatl.engine.registry import Deployed, Registry
+    from atlatl.engine.registry import Registry
     from atlatl.ports import OnChunk, Telemetry
 
 log = logging.getLogger(__name__)
 
-Finished = Callable[[Execution], None]
-
 RETRIED = (FunctionRaised, InstanceCrashed, InstanceLost, OutOfMemory, StartFailed)
 """What another attempt may follow; never a caller's error, a refusal or a deadline."""
-
-
-class Ticket:
-    """One call from its acceptance to its end, and the caller's handle on it."""
-
-    __slots__ = (
-        "accepted",
-        "attempt",
-        "call",
-        "cold",
-        "deadline",
-        "deployed",
-        "encoded",
-        "fingerprint",
-        "finished",
-        "last",
-        "lease",
-        "manager",
-        "n_bytes",
-        "on_chunk",
-        "permit",
-        "priority",
-        "queued_at",
-        "retry_timer",
-        "settled",
-        "slot",
-        "started",
-        "streamed",
-        "version",
-        "waiter",
-    )
-
-    def __init__(
-        self,
-        manager: TaskExecutionManager,
-        call: Call,
-        finished: Finished,
-        on_chunk: OnChunk | None,
-        now: float,
-        queued_at: float,
-    ) -> None:
-        self.manager = manager
-        self.call = call
-        self.finished: list[Finished] = [finished]
-        self.on_chunk = on_chunk
-        self.accepted = now
-        self.queued_at = queued_at
-        self.deadline = now
-        self.slot = 0
-        self.attempt = 1
-        self.priority = 3
-        self.deployed: Deployed | None = None
-        self.encoded: Encoded | None = None
-        self.permit: Permit | None = None
-        self.lease: Lease | None = None
-        self.last: Outcome | None = None
-        self.fingerprint = b""
-        self.n_bytes = 0
-        self.waiter: Waiter | None = None
-        self.retry_timer: asyncio.TimerHandle | None = None
-        self.started: float | None = None
-        self.cold = False
-        self.version = 0
-        self.streamed = False
-        self.settled: Execution | None = None
-
-    @property
-    def execution_id(self) -> str:
-        return self.call.execution_id
-
-    def cancel(self, reason: str = "", *, force: bool = False) -> bool:
-        """Stops the call; True when this stopped it, False when it had ended."""
-        return self.manager.cancel(self, reason, force=force)
-
-    def credit(self, n_bytes: int) -> None:
-        """Says that the caller took `n_bytes` of the stream."""
-        if self.lease is not None:
-            self.lease.channel.credit(self.execution_id, n_bytes)
-
-    def granted(self, lease: Lease) -> None:
-        self.manager.granted(self, lease)
-
-    def refused(self, error: AtlatlError) -> None:
-        self.manager.refused(self, error)
-
-    def chunk(self, result: Result) -> None:
-        self.streamed = True
-        if self.settled is None and self.on_chunk is not None:
-            self.on_chunk(result)
-
-    def view(self) -> Execution:
-        """The record as it stands now."""
-        if self.settled is not None:
-            return self.settled
-        running = self.lease is not None
-        return self.record(ExecutionStatus.RUNNING if running else ExecutionStatus.PENDING)
-
-    def record(
-        self,
-        status: ExecutionStatus,
-        outcome: Outcome | None = None,
-        completed_at: float | None = None,
-    ) -> Execution:
-        call = self.call
-        deployed = self.deployed
-        queue_s = 0.0 if self.started is None else self.started - self.accepted
-        return Execution(
-            execution_id=call.execution_id,
-            task_id=deployed.task.task_id if deployed else "",
-            task_name=call.task_name,
-            function_name=call.function or (deployed.task.function if deployed else ""),
-            mode=call.mode,
-            status=status,
-            attempt=self.attempt,
-            queued_at=self.queued_at,
-            started_at=None if self.started is None else self.queued_at + queue_s,
-            completed_at=completed_at,
-            queue_s=queue_s,
-            outcome=outcome,
-            instance_id=self.lease.channel.id if self.lease else "",
-            version=self.version,
-            cold_start=self.cold,
-            trace_id=call.traceparent[3:35],
-            metadata=call.metadata,
-        )
 
 
 class TaskExecutionManager:
@@ -585,24 +451,6 @@ def _timeout_s(call: Call, default_ms: int, max_ms: int) -> float:
     if call.timeout_ms < 0:
         raise InvalidRequest(f"the time limit must be 0 or more ms, it is {call.timeout_ms}")
     return min(call.timeout_ms or default_ms, max_ms) / 1000
-
-
-def fingerprint(task_name: str, function: str, encoded: Encoded) -> bytes:
-    """SHA-256 over what a call does: equal for equal task, function and arguments."""
-    body, meta = encoded.body, encoded.meta
-    if encoded.kind == "request":
-        # A repeated request comes with another trace and other hops, and is the same call.
-        meta = {name: value for name, value in meta.items() if name != "headers"}
-    else:
-        with contextlib.suppress(msgspec.DecodeError):
-            # Spaces and the order of members make no difference.
-            body = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
-    shown = msgspec.json.encode(meta, order="sorted")
-    digest = hashlib.sha256()
-    for part in (task_name.encode(), function.encode(), encoded.kind.encode(), shown, body):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.digest()
 
 
 def _check_same(first: bytes, ticket: Ticket) -> None:

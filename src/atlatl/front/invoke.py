@@ -22,7 +22,7 @@ from atlatl.front.streaming import Chunked, ServerSentEvents
 from atlatl.model import Call, Execution, HttpRequest, Mode, Result, Shape
 
 if TYPE_CHECKING:
-    from atlatl.engine.manager import Ticket
+    from atlatl.engine.ticket import Ticket
     from atlatl.service import FunctionService
 
 PLAIN_METHODS = ["GET", "HEAD", "POST"]
