@@ -4,10 +4,11 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
+BENCH  := .venv-bench
 RUN    := $(BIN)/python -m
 FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
 
-.PHONY: help demo test check bench docs lock proto clean
+.PHONY: help demo test check bench bench-check docs lock proto clean
 
 # A machine that lacks Python 3.11 or python3-venv is told so in one line, before anything runs.
 # A failing recipe would make `make` add a line of its own and exit with 2; -q stops it with 1.
@@ -23,7 +24,7 @@ help:
 	@echo 'make demo    start the service, deploy the examples, call them, show what came back'
 	@echo 'make test    run every test'
 	@echo 'make check   what must hold before a commit: lint, types, layers, fast tests'
-	@echo 'make bench   run the benchmarks'
+	@echo 'make bench   run the benchmarks; make bench-check compares them with the baseline'
 	@echo 'make docs    write the reference pages again from the code'
 	@echo 'make lock    pin the dependencies again'
 	@echo 'make proto   generate the gRPC code again'
@@ -36,6 +37,7 @@ demo: $(READY)
 	@$(BIN)/python scripts/demo.py
 
 test: $(READY)
+	@sh scripts/promtool.sh .venv
 	@$(RUN) pytest -rs
 
 check: $(READY)
@@ -45,11 +47,18 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(RUN) pytest -m 'not slow' $(FAST)
 
-bench: $(READY)
-	@set -e; for file in bench/bench_*.py; do \
-	  test -e "$$file" || { echo 'bench/ holds no benchmark yet'; break; }; \
-	  $(BIN)/python "$$file"; \
-	done
+bench: $(BENCH)/.ready
+	@set -e; for file in bench/bench_*.py; do $(BENCH)/bin/python "$$file"; done
+
+bench-check: $(BENCH)/.ready
+	@$(BENCH)/bin/python bench/bench_pieces.py --check
+
+$(BENCH)/.ready: $(READY) bench/requirements.txt
+	@echo 'setting up $(BENCH) ...'
+	@$(PYTHON) -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock -r bench/requirements.txt -e .
+	@touch $@
 
 docs: $(READY)
 	$(BIN)/python scripts/gen_reference.py
@@ -65,5 +74,5 @@ proto: $(READY)
 	  $(wildcard src/atlatl/front/proto/*.proto)
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

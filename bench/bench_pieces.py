@@ -4,7 +4,7 @@ usage: bench_pieces.py [--quick] [--check | --store-baseline]
 
 Each round is a fresh process that times every operation in an order of its own, several times,
 and takes the least: what was not disturbed. Rounds in which others kept the machine busy are
-done again. Results go to bench/results/; the table is made from what was stored there.
+done again, within a bound. Results go to bench/results/; the table is made from their raw data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any
 
 import comparison
@@ -31,6 +31,8 @@ import pieces
 HERE = Path(__file__).parent
 RESULTS, BASELINE = HERE / "results", HERE / "baseline.json"
 AIM_NS = 3000.0
+PATIENCE_S = 120.0
+"""Spent on rounds that are done again, and on waiting for quiet between them."""
 PEERS = ("prometheus-client", "purgatory", "pybreaker")
 
 
@@ -90,7 +92,8 @@ def measure(rounds: int, loop_ms: int) -> dict[str, Any]:
 
 
 def _rounds(wanted: int, loop_ms: int) -> tuple[dict[str, list[float]], list[float], int]:
-    """The times by operation, what others used in each round, and how many were done again."""
+    """The times by operation, cores that others used in each round, and how many were repeated."""
+    end = monotonic() + PATIENCE_S
     times: dict[str, list[float]] = {}
     busy: list[float] = []
     repeated = 0
@@ -98,9 +101,9 @@ def _rounds(wanted: int, loop_ms: int) -> tuple[dict[str, list[float]], list[flo
         others = machine.Others()
         found = _one_round(len(busy), loop_ms)
         cores = others.cores()
-        if cores > machine.QUIET_CORES and repeated < wanted:
+        if cores > machine.QUIET_CORES and monotonic() < end:
             repeated += 1
-            machine.wait_for_quiet(_say, bound_s=20)
+            machine.wait_for_quiet(_say, bound_s=end - monotonic())
             continue
         busy.append(cores)
         for name, ns in found.items():

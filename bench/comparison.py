@@ -6,7 +6,7 @@ A round times everything once, so the two sides of a ratio come from the same mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import quantiles
 from typing import Any, NamedTuple
 
 Rounds = Mapping[str, Sequence[float]]
@@ -14,11 +14,13 @@ Rounds = Mapping[str, Sequence[float]]
 
 
 class Spread(NamedTuple):
-    """The middle of all rounds, and how far they lie apart."""
+    """The middle of all rounds, and between what the middle half of them lies."""
 
     median: float
     low: float
+    """Lower quartile."""
     high: float
+    """Upper quartile."""
 
     @property
     def width(self) -> float:
@@ -26,8 +28,14 @@ class Spread(NamedTuple):
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Median, least and most; of one value all three are that value."""
-    return Spread(median(values), min(values), max(values))
+    """Quartiles: a round or two that somebody disturbed do not move them.
+
+    Example: of 1, 2, 3, 4 and 90 they are 2, 3 and 4. Of one value all three are that value.
+    """
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return Spread(middle, low, high)
 
 
 def ratio_of(rounds: Rounds, ours: str, peer: str) -> Spread:
@@ -51,7 +59,7 @@ def together_ns(rounds: Rounds, names: Sequence[str]) -> Spread:
 
 
 def behind(baseline: Mapping[str, Spread], now: Mapping[str, Spread]) -> list[str]:
-    """Ratios that are worse than the baseline by more than the rounds lie apart.
+    """Ratios that are worse than the baseline by more than the middle half of the rounds is wide.
 
     The wider of both spreads counts. Example: 0.50 from 0.48 to 0.53 before, 0.56 from 0.54 to
     0.58 now: worse by 0.06, the spreads are 0.05 and 0.04, so it has fallen behind.
@@ -78,9 +86,20 @@ def spreads(stored: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
 # --- table ---
 
 
-def report(result: Mapping[str, Any], pieces: Mapping[str, Sequence[str]], names: Sequence[str],
-           aim_ns: float) -> str:  # fmt: skip
-    """A result as text, worked out again from its raw rounds."""
+def report(
+    result: Mapping[str, Any],
+    pieces: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    aim_ns: float,
+) -> str:
+    """A result as text, worked out again from its raw rounds: medians and quartiles.
+
+    Args:
+        result: with its `rounds`.
+        pieces: ours, and what each is compared with.
+        names: of those that are to stay below the aim together.
+        aim_ns: the aim.
+    """
     rounds: Rounds = result["rounds"]
     found = ratios(rounds, pieces)
     order = list(dict.fromkeys(name for ours, peers in pieces.items() for name in (ours, *peers)))
@@ -90,9 +109,9 @@ def report(result: Mapping[str, Any], pieces: Mapping[str, Sequence[str]], names
     verdict = "kept" if whole.median <= aim_ns else "missed"
     return "\n".join(
         [
-            _columns([("operation", "ns", "least", "most"), *times]),
+            _columns([("operation", "ns", "from", "to"), *times]),
             "",
-            _columns([("ratio", "median", "least", "most"), *shares]),
+            _columns([("ratio", "median", "from", "to"), *shares]),
             "",
             f"{', '.join(names)} together: {whole.median:,.0f} ns "
             f"({whole.low:,.0f} to {whole.high:,.0f}), the aim of {aim_ns:,.0f} ns is {verdict}",

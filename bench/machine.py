@@ -90,13 +90,11 @@ class Others:
 def wait_for_quiet(say: Callable[[str], None], bound_s: float = WAIT_FOR_QUIET_S) -> bool:
     """Returns when others have left the machine alone for some seconds; False after `bound_s`."""
     end, quiet_s, told = time.monotonic() + bound_s, 0.0, False
-    while quiet_s < QUIET_FOR_S:
+    while quiet_s < QUIET_FOR_S and time.monotonic() < end:
         others = Others()
         time.sleep(1.0)
         quiet_s = quiet_s + 1.0 if others.cores() < QUIET_CORES else 0.0
         if not quiet_s and not told:
             told = True
             say(f"others use this machine; waiting up to {bound_s:.0f} s for a quiet moment")
-        if time.monotonic() > end and quiet_s < QUIET_FOR_S:
-            return False
-    return True
+    return quiet_s >= QUIET_FOR_S

@@ -161,6 +161,12 @@ class Channel:
         self.accepting = True
         self.on_lost: Any = None
 
+    def memory_bytes(self) -> int:
+        return 0
+
+    async def ping(self) -> None:
+        pass
+
     async def stop(self, grace_s: float) -> None:
         self.accepting = False
 
@@ -283,7 +289,7 @@ class Client(Operation):
 
     def total(self, metric: Any, name: str) -> float:
         (family,) = metric.collect()
-        return sum(sample.value for sample in family.samples if sample.name == name)
+        return float(sum(sample.value for sample in family.samples if sample.name == name))
 
 
 class KeptClient(Client):

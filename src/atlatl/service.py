@@ -29,7 +29,7 @@ from atlatl.engine.views import (
     PoolView,
     TaskView,
 )
-from atlatl.errors import InvalidRequest, UnsupportedOperation
+from atlatl.errors import Draining, InvalidRequest, UnsupportedOperation
 from atlatl.model import (
     Arguments,
     Call,
@@ -199,8 +199,11 @@ class FunctionService:
 
         Raises:
             InvalidRequest, ArtifactInvalid, ChecksumMismatch, SettingInvalid,
-            UnsupportedOperation, NoCapacity, StartFailed, StoreUnavailable: nothing was changed.
+            UnsupportedOperation, NoCapacity, StartFailed, StoreUnavailable, Draining: nothing
+                was changed.
         """
+        if self._manager.draining:
+            raise Draining("the service is shutting down; deploy when it is back")
 
         async def read() -> Source:
             brought = await self._parts.shelf.read_source(source, filename)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,28 +13,33 @@ import pytest
 from tests.e2e.server import serving
 
 ALERTS = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
+TOOL = shutil.which("promtool", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("promtool") is None,
+needs_promtool = pytest.mark.skipif(
+    TOOL is None,
     reason="promtool is not installed; get it with: sudo apt-get install prometheus",
 )
 
 
 def promtool(*args: str, text: str = "") -> None:
+    assert TOOL is not None
     done = subprocess.run(
-        ["promtool", *args], cwd=ALERTS, input=text, capture_output=True, text=True, timeout=60
+        [TOOL, *args], cwd=ALERTS, input=text, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@needs_promtool
 def test_the_alert_rules_load() -> None:
     promtool("check", "rules", "alerts.yml")
 
 
+@needs_promtool
 def test_the_alert_rules_fire_when_they_should_and_only_then() -> None:
     promtool("test", "rules", "alerts_test.yml")
 
 
+@needs_promtool
 def test_the_metrics_of_a_service_are_well_formed(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as server:
         server.deployed("hello", "def main(fail=False):\n    return 1 / (not fail)\n")
