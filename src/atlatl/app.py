@@ -56,7 +56,9 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
             _fronts(service) as where,
         ):
             if functions is not None:
+                service.busy_with = f"the functions in {functions} are being deployed"
                 await deploy_directory(service, functions, _say)
+                service.busy_with = ""
             _say(f"atlatl serves on {where}")
             await stop.wait()
             _say("draining: new calls are refused, started ones finish")

@@ -95,6 +95,8 @@ class FunctionService:
         self._reports = parts.reports
         self._new_id = parts.new_id
         self._opened = False
+        self.busy_with = ""
+        """What whoever owns the service still prepares; it is not ready until that is done."""
         self._background: list[asyncio.Task[None]] = []
 
     # --- life ---
@@ -170,6 +172,8 @@ class FunctionService:
 
     def ready(self) -> tuple[bool, str]:
         """Whether calls can be served, and if not, why."""
+        if self.busy_with:
+            return False, self.busy_with
         return self._reports.ready(opened=self._opened)
 
     # --- tasks ---

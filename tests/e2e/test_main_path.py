@@ -231,6 +231,7 @@ def test_functions_of_a_directory_are_deployed(tmp_path: Path) -> None:
     (functions / "pack" / "atlatl.toml").write_text("timeout_ms = 4321\n")
     (functions / "atlatl.toml").write_text("[one]\ntimeout_ms = 777\n")
     with serving(tmp_path / "data", "--functions", str(functions)) as server:
+        assert server.http.get("/readyz").status_code == 200
         assert "nowhere_to_be_found" in server.output
         assert server.call("one", {"n": 2}).json() == 2
         assert server.call("pack").json() == 42
@@ -310,3 +311,41 @@ def test_cli_end_to_end(server: Server, tmp_path: Path) -> None:
     assert server.cli("health").returncode == 0
     assert server.cli("stats", "--json").returncode == 0
     assert server.cli("delete", "greet").returncode == 0
+
+
+def test_one_call_moves_metrics_pool_and_breaker(server: Server) -> None:
+    """D53, D71, D76."""
+    server.deployed("moved", "def main(fail: bool = False):\n    assert not fail\n    return 1\n")
+
+    def figures() -> dict[str, dict[str, int]]:
+        answer = server.http.get("/api/serverless/metrics", params={"task": "moved"})
+        return dict(answer.json())
+
+    before = figures()
+    assert server.call("moved").status_code == 200
+    assert server.call("moved", {"fail": True}).status_code == 500
+    after = figures()
+    assert after["total"]["request_count"] == before["total"]["request_count"] + 2
+    assert after["total"]["error_count"] == before["total"]["error_count"] + 1
+    assert after["pool"]["total_requests"] == before["pool"]["total_requests"] + 2
+    rows = server.http.get("/api/v1/breakers").json()["breakers"]
+    breaker = next(row for row in rows if row["task_name"] == "moved")
+    assert breaker["failure_count"] == 1
+    assert "AssertionError" in breaker["last_error"]
+    assert server.http.get("/api/v1/tasks/moved").json()["state"] == "READY"
+
+
+def test_reading_changes_nothing(server: Server) -> None:
+    """D54: two readers at the same moment see the same."""
+    server.deployed("read", GOOD)
+    server.call("read")
+    for path in ("/api/serverless/metrics?task=read", "/api/v1/pools", "/api/v1/tasks/read"):
+        first, second = (server.http.get(path).json() for _ in range(2))
+        for answer in (first, second):
+            answer.get("total", {}).pop("uptime_seconds", None)
+            answer.get("window", {}).pop("duration_seconds", None)
+            answer.get("window", {}).pop("qps", None)
+            answer.get("pool", {}).pop("utilization", None)
+            for pool in answer.get("pools", []):
+                pool.pop("utilization")
+        assert first == second
