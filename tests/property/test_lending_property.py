@@ -441,7 +441,7 @@ def _changed(pool: PoolSettings, **values: object) -> PoolSettings:
     return PoolSettings(**{**fields, **values})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     max_lent=st.sampled_from((1, 3, 1000)),
     max_queued=st.sampled_from((2, 1000, 1000)),

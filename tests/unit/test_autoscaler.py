@@ -63,7 +63,7 @@ async def clockwork(*pools, budget=0):
     assert len(asyncio.all_tasks()) == 1
 
 
-def pool_of(autoscaler, *, interval_s=1e6, **sizes):
+def pool_of(autoscaler, *, interval_s=1e6, gate=None, **sizes):
     """A pool under the budget of the clockwork, and its starts."""
     starts = FakeStarts()
     pool = InstancePool(
@@ -71,6 +71,7 @@ def pool_of(autoscaler, *, interval_s=1e6, **sizes):
         starts,
         pool=PoolSettings(**{"max_size": 8, **sizes}),
         scaling=ScalingSettings(scale_interval_s=interval_s),
+        gate=gate,
         may_start=autoscaler.may_start,
         clock=asyncio.get_running_loop().time,
     )
@@ -301,11 +302,30 @@ async def test_d37_beyond_the_budget_idle_ones_end_even_within_min_size():
 
 
 @virtual
+async def test_d37_an_instance_that_somebody_waits_for_does_not_give_way():
+    gate = Gate(max_lent=1)
+    async with clockwork(budget=32) as autoscaler:
+        busy, _ = pool_of(autoscaler, gate=gate)
+        other, starts = pool_of(autoscaler, gate=gate)
+        await warm(busy, 1)
+        await warm(other, 1)
+        first, waiter, second = ask(busy), ask(other), ask(busy)
+        await asyncio.sleep(2.0)
+        assert starts.begun == len(starts.alive) == 1
+        busy.release(first.lease)
+        assert waiter.leases
+        other.release(waiter.lease)
+        assert second.leases
+        busy.release(second.lease)
+        await busy.close()
+        await other.close()
+
+
+@virtual
 async def test_those_who_wait_at_a_full_gate_get_another_when_theirs_gives_way():
     gate = Gate(max_lent=1)
     async with clockwork() as autoscaler:
-        pool, starts = pool_of(autoscaler)
-        pool._gate = pool._lending._gate = gate
+        pool, starts = pool_of(autoscaler, gate=gate)
         await warm(pool, 2)
         first, waiter = ask(pool), ask(pool)
         (idle,) = (instance for instance in pool.live() if instance.idle)

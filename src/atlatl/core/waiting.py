@@ -27,7 +27,8 @@ class Waiter:
         granted: gets the lease; called in the stack of whoever made the instance free.
         refused: gets the reason.
         priority: 0 (most urgent) to 7.
-        deadline: after this no instance is given to it.
+        deadline: from then on no instance is given to it. Whoever asked watches the time and
+            withdraws the waiter: the pool sets no timer for it.
         fresh: wants an instance that has run nothing yet.
         pool: the pool that holds it, or lent to it. A new version's pool takes over the
             waiters of the old one, so leases and withdrawals go to this one.
