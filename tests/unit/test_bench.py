@@ -92,5 +92,5 @@ def test_the_table_is_made_from_the_raw_rounds_d103() -> None:
     lines = [line.split() for line in text.splitlines()]
     assert ["ours", "20", "15", "25"] in lines
     assert ["ours", "/", "peer", "0.50", "0.50", "0.62"] in lines
-    assert "together: 25 ns (22 to 28), the aim of 24 ns is missed" in text
+    assert "together: 25 ns (20 to 30), the aim of 24 ns is missed" in text
     assert "aim of 25 ns is kept" in report(result, PIECES, ("ours", "more"), aim_ns=25.0)
