@@ -386,6 +386,7 @@ def test_d31_a_broken_instance_is_discarded_and_replaced_for_the_next_waiter():
     rig = Rig(max_size=1).warm(1)
     call, waiter = busy(rig), rig.ask()
     rig.give_back(call, broken=True)
+    assert rig.gate.lent == 0
     assert rig.to_stop == [call.lease.instance]
     assert waiter.waits
     rig.stop()
@@ -500,6 +501,14 @@ def test_d34_the_back_off_grows_one_start_at_a_time_and_ends_with_a_success():
     assert len(rig.to_start) == 4
     rig.start()
     assert all(waiter.leases for waiter in waiters)
+
+
+def test_d34_a_start_that_succeeds_ends_the_back_off_of_one_that_failed():
+    rig = Rig(max_size=3)
+    rig.ask(), rig.ask()
+    rig.fail_start()
+    rig.start()
+    assert len(rig.to_start) == 1
 
 
 def test_bounds_hold_while_starts_are_put_off():

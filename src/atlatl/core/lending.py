@@ -61,6 +61,8 @@ class Lending:
         self._policy = policy
         self._gate = gate
         self._share = share
+        self.waiting = 0
+        """How many wait in both rooms: a plain number, because every call looks at it."""
         self._waiting = WaitingRoom()
         self._fresh = WaitingRoom()
         self._leases: set[Lease] = set()
@@ -74,10 +76,6 @@ class Lending:
         return self.stock.settings
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiting) + len(self._fresh)
-
-    @property
     def leased(self) -> int:
         """Leases that are out, also those of instances that were lost meanwhile."""
         return len(self._leases)
@@ -85,7 +83,7 @@ class Lending:
     @property
     def unsettled(self) -> bool:
         """Whether anything remains to be done after a call of a method."""
-        return bool(self.stock.actions or self._refusals or self._waiting or self._fresh)
+        return bool(self.waiting or self.stock.actions or self._refusals)
 
     def load(self) -> Load:
         settings, instances = self.settings, self.stock.instances
@@ -100,7 +98,7 @@ class Lending:
 
     def wake_at(self, now: float) -> float | None:
         """When `wake` has something to do next; None while only events can change anything."""
-        if not (self._waiting or self._fresh):
+        if not self.waiting:
             return None
         times = []
         if self.stock.not_before > now:
@@ -129,7 +127,8 @@ class Lending:
         """
         self.account.requests += 1
         room = self._fresh if waiter.fresh else self._waiting
-        if not (room or self.closed) and waiter.deadline > now and self._gate.has_room():
+        alone = not (self.waiting and room)
+        if alone and not self.closed and waiter.deadline > now and self._gate.has_room():
             instance = self._untouched(now) if waiter.fresh else self._choose(now)
             if instance is not None:
                 return self._lend(instance, 0.0, now)
@@ -141,6 +140,7 @@ class Lending:
         waiter.since = now
         waiter.number = next(self._numbers)
         room.add(waiter)
+        self.waiting += 1
         self._gate.waiting += 1
         self._settle(now)
         return None
@@ -200,6 +200,7 @@ class Lending:
         first_free = max(next(self._numbers), *(w.number + 1 for w in waiters), 0)
         self._numbers = itertools.count(first_free)
         self.account.requests += len(waiters)
+        self.waiting += len(waiters)
         self._gate.waiting += len(waiters)
         if self.closed:
             self._refuse_everybody(_closed())
@@ -291,7 +292,8 @@ class Lending:
                 stock.shrink_to(stock.settings.max_size, "above max_size")
         else:
             stock.stop_if_drained(instance)
-        self._go_on(instance, now)
+        if self.waiting:
+            self._go_on(instance, now)
 
     def _note_use(self, instance: Instance, held_s: float, now: float) -> None:
         instance.in_flight -= 1
@@ -383,7 +385,7 @@ class Lending:
 
     def _settle(self, now: float) -> None:
         """Starts what the waiters lack, and says at the gate when one could be served."""
-        if not (self._waiting or self._fresh):
+        if not self.waiting:
             return
         self._make_room_for_fresh(now)
         lacking = self._lacking()
@@ -414,6 +416,7 @@ class Lending:
 
     def _leave(self, waiter: Waiter) -> None:
         self._room_of(waiter).remove(waiter)
+        self.waiting -= 1
         self._gate.waiting -= 1
 
     def _refuse(self, waiter: Waiter, error: AtlatlError) -> None:
