@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,9 @@ from atlatl.settings import Settings, parse, task_settings
 
 LONG_S = 20.0
 """Bound of every wait: only a broken runtime comes near it."""
+
+PROMISED_S = 2.0
+"""What no process outlives its owner by."""
 
 _ids = itertools.count(1)
 
@@ -125,12 +128,20 @@ def value(outcome: Outcome) -> Any:
     return msgspec.json.decode(outcome.result.body)
 
 
-async def until(holds: Callable[[], object], what: str = "the condition") -> None:
-    """Waits until `holds()`; fails after a long while."""
-    ends = time.monotonic() + LONG_S
+async def until(
+    holds: Callable[[], object], what: str = "the condition", within_s: float = LONG_S
+) -> None:
+    """Waits until `holds()`; fails after a while."""
+    ends = time.monotonic() + within_s
     while not holds():
-        assert time.monotonic() < ends, f"{what} did not come true within {LONG_S} s"
+        assert time.monotonic() < ends, f"{what} did not come true within {within_s} s"
         await asyncio.sleep(0.01)
+
+
+async def all_end(pids: Iterable[int]) -> None:
+    """Fails unless the processes end within the 2 s that are promised."""
+    pids = list(pids)
+    await until(lambda: not any(alive(pid) for pid in pids), f"the end of {pids}", PROMISED_S)
 
 
 def alive(pid: int) -> bool:

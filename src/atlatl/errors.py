@@ -151,6 +151,14 @@ class ChecksumMismatch(ArtifactError):
     outcome = "invalid"
 
 
+class FetchFailed(ArtifactError):
+    """The machine that holds the code did not give it out."""
+
+    code = "IO_ERROR"
+    http_status = 502
+    retryable = True
+
+
 class UnsupportedOperation(RuntimeFailure):
     code = "UNSUPPORTED_OPERATION"
     http_status = 501

@@ -47,14 +47,14 @@ class InstanceChannel(Protocol):
         """
 
     def credit(self, execution_id: str, n_bytes: int) -> None:
-        """Says that `n_bytes` of a stream were consumed."""
+        """Says that an item of `n_bytes` was consumed; once for each item, empty ones too."""
 
     def cancel(self, execution_id: str, *, force: bool = False) -> None:
         """Ends the work of one call; its `done` runs when the work is gone.
 
         The only call in flight: the process is killed. One of several: the coroutine is
         cancelled, the channel stops `accepting`, and a coroutine that ignores it is ended with
-        the process as soon as the others have finished.
+        the process as soon as the others have finished. With `force` there is no grace.
         """
 
     @property

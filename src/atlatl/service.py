@@ -29,7 +29,7 @@ from atlatl.engine.views import (
     PoolView,
     TaskView,
 )
-from atlatl.errors import Draining, InvalidRequest, UnsupportedOperation
+from atlatl.errors import Draining, InvalidRequest, ResultInvalid, UnsupportedOperation
 from atlatl.model import (
     Arguments,
     Call,
@@ -459,7 +459,10 @@ def _payload(value: Any) -> Arguments | Event:
 
 def _value(result: Result) -> Any:
     if result.kind == "json":
-        return msgspec.json.decode(result.body)
+        try:
+            return msgspec.json.decode(result.body)
+        except msgspec.DecodeError as error:  # the instance's word for it is not to be trusted
+            raise ResultInvalid(f"the result is not the JSON it is said to be: {error}") from None
     if result.kind == "text":
         return result.body.decode()
     return result if result.kind == "response" else result.body

@@ -8,7 +8,9 @@ task. Unknown keys are refused with their path. Reading files and variables is
 
 from __future__ import annotations
 
+import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -43,6 +45,25 @@ def _positive(group: Group, *names: str) -> None:
 def _port(group: Group, name: str) -> None:
     value = getattr(group, name)
     _require(0 <= value <= 65535, f"`{name}` must be from 0 to 65535, it is {value!r}")
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raises ValueError naming the variable that no process can have."""
+    for name, value in environment.items():
+        both = name + value
+        _require(
+            bool(name) and "=" not in name and "\0" not in both and _is_unicode(both),
+            f"environment variable {name!r} cannot be set: a name is not empty and has no `=`, "
+            "and neither name nor value may have a NUL or a lone surrogate",
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class HttpSettings(Group, frozen=True):
@@ -121,9 +142,47 @@ class LimitSettings(Group, frozen=True):
         )
 
 
+_HOST = re.compile(
+    r"(?P<name>(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+)
+
+
+def split_host(entry: str) -> tuple[str, int | None]:
+    """Host and port of an entry of `artifacts.allowed_hosts`.
+
+    Returns:
+        The name in lower case, an IPv6 address without its brackets; and the port, None
+        when the entry has none.
+
+    Raises:
+        ValueError: it is no such entry.
+    """
+    found = _HOST.fullmatch(entry.lower())
+    if found is None:
+        raise ValueError(
+            f"`allowed_hosts` has {entry!r}, which is no host: write `example.org`, "
+            "`example.org:8443`, `*.example.org` or `[::1]:8443` (names in ASCII: `xn--...`)"
+        )
+    name = found["name"].rstrip(".")
+    if name.startswith("["):
+        name = str(ipaddress.IPv6Address(name.strip("[]")))
+    if found["port"] is None:
+        return name, None
+    port = int(found["port"])
+    _require(0 < port < 65536, f"`allowed_hosts` has {entry!r}: a port is from 1 to 65535")
+    return name, port
+
+
 class ArtifactSettings(Group, frozen=True):
     allowed_dirs: tuple[str, ...] = ()
     """Directories below which InvokeFunction may name a local path as location."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts of which InvokeFunction may name an `http(s)://` URL as location: `example.org` (ports
+    80 and 443), `example.org:8443`, `*.example.org` (all below it). A name that leads to a private
+    address is refused, on redirects too; an address listed as such (`127.0.0.1:9000`) may be
+    private."""
+    fetch_timeout_s: float = 60.0
+    """Longest time that reading from one of `allowed_hosts` may take, redirects included."""
     max_bytes: int = 268_435_456
     """Of an archive, and of what it unpacks to."""
     max_files: int = 20_000
@@ -132,7 +191,9 @@ class ArtifactSettings(Group, frozen=True):
     """Longest time that installing a `requirements.txt` may take."""
 
     def __post_init__(self) -> None:
-        _positive(self, "max_bytes", "max_files", "install_timeout_s")
+        _positive(self, "max_bytes", "max_files", "install_timeout_s", "fetch_timeout_s")
+        for entry in self.allowed_hosts:
+            split_host(entry)
 
 
 class PoolSettings(Group, frozen=True):
@@ -405,6 +466,7 @@ class TaskOptions(Group, frozen=True):
             f"({self.max_timeout_ms})",
         )
         _non_negative(self, "cancel_grace_s", "rate_limit_per_s")
+        check_environment(self.env)
         _require(0 <= self.priority <= 7, "`priority` must be from 0 to 7")
 
 

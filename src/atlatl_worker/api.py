@@ -171,5 +171,10 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more: cancelled, or the deadline is over."""
+        """Whether nobody waits for the answer any more.
+
+        True from the deadline on, when the call was cancelled, and after it has ended. Where
+        executions share an instance, this is how a plain function learns of a cancellation; one
+        that has the instance to itself is not asked: the service ends it with the process.
+        """
         return time.monotonic() >= self.deadline or self._ask_cancelled()

@@ -134,6 +134,8 @@ class AsyncServer(asyncio.BufferedProtocol):
             with added_environment(added) if added else contextlib.nullcontext():
                 reply = await self._run(request_id, started, running)
         del self._running[request_id]
+        # For threads that the function left behind.
+        running.cancelled = True
         self._send(reply)
 
     async def _run(self, request_id: int, started: Started, running: Running) -> bytes:
@@ -173,11 +175,11 @@ class AsyncServer(asyncio.BufferedProtocol):
         source = items if isinstance(items, types.AsyncGeneratorType) else _from_plain(items)
         async with contextlib.aclosing(source):
             async for item in source:
-                frame, size = self._calls.chunk(request_id, function, item)
-                while not wire.may_send(running.outstanding, size):
+                frame, cost = self._calls.chunk(request_id, function, item)
+                while not wire.may_send(running.outstanding, cost):
                     running.credited.clear()
                     await running.credited.wait()
-                running.outstanding += size
+                running.outstanding += cost
                 self._send(frame)
 
 

@@ -32,7 +32,7 @@ _PYTHON_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "float": (float, int),
     "str": (str,),
     "bool": (bool,),
-    "bytes": (bytes, str),
+    "bytes": (bytes, bytearray, memoryview, str),
     "list": (list,),
     "dict": (dict,),
 }
@@ -222,6 +222,11 @@ def check_arguments(shape: ShapeLike, values: Mapping[str, Any]) -> list[str]:
     return base64_names
 
 
+def is_raw(value: Any) -> bool:
+    """Whether the value is bytes, which JSON can hold as base64 text only."""
+    return isinstance(value, bytes | bytearray | memoryview)
+
+
 def _check_others(shape: ShapeLike, values: Mapping[str, Any]) -> list[str]:
     known = [parameter.name for parameter in shape.parameters]
     others = [name for name in values if name not in known]
@@ -230,7 +235,7 @@ def _check_others(shape: ShapeLike, values: Mapping[str, Any]) -> list[str]:
         raise BindingError(
             f"{shape.function}() has no parameter `{others[0][:140]}`; its parameters: {takes}"
         )
-    return [name for name in others if isinstance(values[name], bytes)]
+    return [name for name in others if is_raw(values[name])]
 
 
 def _check_value(parameter: ParameterLike, value: Any) -> bool:
@@ -239,7 +244,7 @@ def _check_value(parameter: ParameterLike, value: Any) -> bool:
     if value is None and (parameter.optional or not annotation):
         return False
     if not annotation:
-        return isinstance(value, bytes)
+        return is_raw(value)
     if not isinstance(value, _PYTHON_TYPES[annotation]) or (
         isinstance(value, bool) and annotation != "bool"
     ):

@@ -99,20 +99,22 @@ class Calls:
         return content, body, meta
 
     def chunk(self, request_id: int, function: str, value: Any) -> tuple[bytes, int]:
-        """The frame of one item of a stream, and the credit that it needs; raises ResultError."""
+        """The frame of one item of a stream, and the credit that it costs; raises ResultError."""
         content, body, _ = self.content(function, value)
         if content == wire.RESPONSE:
             raise results.ResultError(f"{function}() yielded a Response; yield text, bytes or JSON")
-        return wire.encode(wire.CHUNK, request_id, b"", body, content), len(body)
+        return wire.encode(wire.CHUNK, request_id, b"", body, content), wire.cost(len(body))
 
     def answer(self, request_id: int, started: Started, value: Any) -> bytes:
         """The REPLY for a returned value."""
         try:
             content, body, meta = self.content(started.function, value)
-        except results.ResultError as error:
-            return self.failure(wire.REPLY, request_id, started, faults.describe("", error))
-        told = self._meta(started, meta)
-        return wire.encode(wire.REPLY, request_id, told, body, content)
+            told = self._meta(started, meta)
+            return wire.encode(wire.REPLY, request_id, told, body, content)
+        except BaseException as error:
+            # To encode a value of the function's own class runs the function's own code.
+            fault = faults.describe(started.function, error)
+            return self.failure(wire.REPLY, request_id, started, fault)
 
     def end(self, request_id: int, started: Started) -> bytes:
         """The END of a stream that went well."""

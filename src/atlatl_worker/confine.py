@@ -7,7 +7,6 @@ import fcntl
 import os
 import resource
 import signal
-import sys
 from typing import Final
 
 SOCKET_FD: Final = 3
@@ -17,7 +16,7 @@ FIRST_FREE_FD: Final = 5
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
-_OOM_SCORE: Final = "500"
+_OOM_SCORE: Final = b"500"
 _NICENESS: Final = 5
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -47,7 +46,6 @@ def prepare(parent: int, sock: int, output: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _set_oom_score()
     os.nice(_NICENESS)
-    _reseed()
 
 
 def _prctl(option: int, value: int) -> None:
@@ -58,9 +56,7 @@ def _prctl(option: int, value: int) -> None:
 
 def _default_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _arrange_descriptors(sock: int, output: int) -> None:
@@ -78,13 +74,12 @@ def _arrange_descriptors(sock: int, output: int) -> None:
 
 def _set_oom_score() -> None:
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write(_OOM_SCORE)
+        # Not `open()`: it would import a codec and dirty a fifth of what an instance costs.
+        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(file, _OOM_SCORE)
+        finally:
+            os.close(file)
     except OSError:
         # Without /proc the kernel treats instances and service alike; no reason not to serve.
         pass
-
-
-def _reseed() -> None:
-    if "random" in sys.modules:
-        sys.modules["random"].seed()

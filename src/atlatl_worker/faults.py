@@ -6,6 +6,7 @@ import json
 import os
 import traceback
 import types
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from atlatl_worker.results import ResultError
@@ -27,31 +28,47 @@ class Fault(NamedTuple):
         return json.dumps(
             {
                 "kind": self.kind,
-                "message": _printable(self.message[:MESSAGE_CHARS]),
-                "detail": _printable(_middle_cut(self.detail)),
+                "message": _printable(self.message)[:MESSAGE_CHARS],
+                "detail": _middle_cut(_printable(self.detail)),
             }
         ).encode()
 
 
 def describe(function: str, error: BaseException) -> Fault:
     """The fault that an exception out of a function stands for."""
+    try:
+        return _described(function, error)
+    except BaseException:
+        # An exception is an object of the function's: all that we ask it may fail.
+        return Fault("raised", f"{function}() raised an exception that cannot be put into words")
+
+
+def _described(function: str, error: BaseException) -> Fault:
     if isinstance(error, ResultError):
         return Fault("result", str(error))
     detail = _traceback(error)
     if isinstance(error, MemoryError):
         return Fault("memory", f"{function}() ran out of memory (MemoryError)", detail)
     if isinstance(error, SystemExit):
-        return Fault("raised", f"SystemExit: {function}() called sys.exit({error.code!r})", detail)
+        said = f"SystemExit: {function}() called sys.exit({_words(repr, error.code)})"
+        return Fault("raised", said, detail)
     return Fault("raised", _named(error), detail)
 
 
 def describe_import(error: BaseException, code: str, file: str) -> Fault:
     """Why an artifact does not import, with the file and line that say so."""
+    try:
+        return _described_import(error, code, file)
+    except BaseException:
+        return Fault("import", f"{file}: it raised an exception that cannot be put into words")
+
+
+def _described_import(error: BaseException, code: str, file: str) -> Fault:
     place, hint = _place(error, code) or file, ""
     if isinstance(error, ModuleNotFoundError):
         hint = "; add it to the requirements.txt beside the handler, or to the artifact"
     if isinstance(error, SystemExit):
-        named = f"it called sys.exit({error.code!r}) while being imported"
+        named = f"it called sys.exit({_words(repr, error.code)}) while being imported"
     elif isinstance(error, SyntaxError):
         named = f"{type(error).__name__}: {error.msg}"
     else:
@@ -64,11 +81,16 @@ def cancelled(function: str) -> Fault:
 
 
 def _named(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        text = "(its text cannot be had)"
+    text = _words(str, error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _words(say: Callable[[object], str], thing: object) -> str:
+    """What `str` or `repr` make of an object whose own code may fail."""
+    try:
+        return say(thing)
+    except BaseException:
+        return "(its text cannot be had)"
 
 
 def _place(error: BaseException, code: str) -> str:
@@ -90,7 +112,7 @@ def _relative(filename: str, code: str) -> str:
 def _traceback(error: BaseException) -> str:
     try:
         lines = traceback.format_exception(type(error), error, _users_part(error.__traceback__))
-    except Exception:
+    except BaseException:
         return _named(error)
     return "".join(lines)
 
@@ -114,4 +136,4 @@ def _middle_cut(text: str) -> str:
 
 def _printable(text: str) -> str:
     """Lone surrogates would make the frame no JSON for the service."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str.encode(text, "utf-8", "backslashreplace").decode()

@@ -53,7 +53,8 @@ def _encode_json(function: str, value: Any) -> bytes:
 
 def _utf8(function: str, text: str) -> bytes:
     try:
-        return text.encode()
+        # Not `text.encode()`: the text may be of a class that has its own.
+        return str.encode(text)
     except UnicodeEncodeError as error:
         raise ResultError(f"{function}() returned text that is no Unicode: {error}") from None
 
@@ -62,7 +63,7 @@ def _encode_response(function: str, response: Response) -> tuple[int, bytes, dic
     content, body, meta = encode_result(function, response.body)
     if meta:
         raise ResultError(f"{function}() returned a Response whose body is a Response")
-    headers = list(response.headers)
+    headers = _pairs(function, response.headers)
     try:
         check_response(response.status, headers)
     except ResultError as error:
@@ -70,6 +71,17 @@ def _encode_response(function: str, response: Response) -> tuple[int, bytes, dic
     if not any(name.lower() == "content-type" for name, _ in headers):
         headers.append(("content-type", _CONTENT_TYPES[content]))
     return wire.RESPONSE, body, {"status": int(response.status), "headers": headers}
+
+
+def _pairs(function: str, headers: Any) -> list[tuple[str, str]]:
+    """The headers as they stand now: the function may have put anything there."""
+    try:
+        # Raises for all that is no text; of a class with code of its own, takes the plain text.
+        return [(str.__str__(name), str.__str__(text)) for name, text in headers]
+    except (TypeError, ValueError):
+        raise ResultError(
+            f"{function}() returned a Response whose `headers` are not pairs of name and text"
+        ) from None
 
 
 _CONTENT_TYPES: Final = {

@@ -14,11 +14,12 @@ import os
 import select
 import socket
 import sys
+import threading
 import types
 from collections import deque
 from typing import Any, NoReturn
 
-from atlatl_worker import faults, output, wire
+from atlatl_worker import faults, wire
 from atlatl_worker.aserve import serve_async
 from atlatl_worker.calls import Calls, Refused, Started, added_environment
 from atlatl_worker.loading import Assignment, NotLoaded, Program, load
@@ -37,7 +38,6 @@ def run(descriptor: int, *, in_stock: bool) -> NoReturn:
     """
     status = 1
     try:
-        output.install()
         if in_stock:
             rehearse()
         with socket.socket(fileno=descriptor) as sock:
@@ -143,6 +143,9 @@ class SyncServer:
         self._running = 0
         self._cancelled = False
         self._outstanding = 0
+        self._receiving = threading.Lock()
+        """Held by who receives while a call runs, and to end one: between calls no other
+        thread than ours may take frames."""
 
     def run(self) -> None:
         """Returns when the service hangs up."""
@@ -161,20 +164,22 @@ class SyncServer:
             self._sock.sendall(wire.encode(wire.PONG, frame.request_id))
 
     def _call(self, frame: wire.Frame) -> None:
-        self._running, self._cancelled, self._outstanding = frame.request_id, False, 0
+        request_id = frame.request_id
+        self._running, self._cancelled, self._outstanding = request_id, False, 0
         try:
-            started = self._calls.start(frame, self._ask_cancelled)
+            started = self._calls.start(frame, lambda: self._ask_cancelled(request_id))
         except Refused as error:
-            self._sock.sendall(self._calls.refusal(frame.request_id, str(error)))
+            self._sock.sendall(self._calls.refusal(request_id, str(error)))
             return
         try:
             if started.environment:
                 with added_environment(started.environment):
-                    reply = self._run(frame.request_id, started)
+                    reply = self._run(request_id, started)
             else:
-                reply = self._run(frame.request_id, started)
+                reply = self._run(request_id, started)
         finally:
-            self._running = 0
+            with self._receiving:
+                self._running = 0
         self._sock.sendall(reply)
 
     def _run(self, request_id: int, started: Started) -> bytes:
@@ -202,25 +207,31 @@ class SyncServer:
     ) -> None:
         try:
             for item in items:
-                frame, size = self._calls.chunk(request_id, function, item)
-                while not wire.may_send(self._outstanding, size) and not self._cancelled:
-                    self._control(block=True)
+                frame, cost = self._calls.chunk(request_id, function, item)
+                while not wire.may_send(self._outstanding, cost) and not self._cancelled:
+                    with self._receiving:
+                        self._control()
                 if self._cancelled:
                     raise CallCancelled
                 self._sock.sendall(frame)
-                self._outstanding += size
+                self._outstanding += cost
         finally:
             items.close()
 
-    def _ask_cancelled(self) -> bool:
-        if not self._cancelled:
-            self._control(block=False)
-        return self._cancelled
+    def _ask_cancelled(self, request_id: int) -> bool:
+        """In any thread, and at any time: a thread may outlive the call that began it."""
+        if self._receiving.acquire(blocking=False):
+            try:
+                if self._running != request_id:
+                    return True
+                if not self._cancelled and select.select([self._sock], [], [], 0)[0]:
+                    self._control()
+            finally:
+                self._receiving.release()
+        return self._running != request_id or self._cancelled
 
-    def _control(self, *, block: bool) -> None:
+    def _control(self) -> None:
         """Takes in what the service sent while a function runs; calls wait for their turn."""
-        if not block and not select.select([self._sock], [], [], 0)[0]:
-            return
         data = self._sock.recv(wire.RECEIVE_BYTES)
         if not data:
             raise OSError("the service hung up")

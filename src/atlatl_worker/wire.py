@@ -22,6 +22,8 @@ RECEIVE_BYTES: Final = 65_536
 """Buffers from 128 KiB up are mapped and unmapped for every receive: 2.5 times slower."""
 WINDOW_BYTES: Final = 262_144
 """What a stream may send beyond what its reader took; a single larger item may go alone."""
+ITEM_BYTES: Final = 256
+"""Least that an item counts: even an empty one occupies whoever keeps it for a slow reader."""
 
 CALL, REPLY, CHUNK, END, CREDIT, CANCEL, PING, PONG = range(1, 9)
 
@@ -71,9 +73,14 @@ def credit_of(frame: Frame) -> int:
     return amount
 
 
-def may_send(outstanding: int, n_bytes: int) -> bool:
-    """Whether a stream with `outstanding` bytes not yet taken may send `n_bytes` more."""
-    return outstanding == 0 or outstanding + n_bytes <= WINDOW_BYTES
+def cost(n_bytes: int) -> int:
+    """What an item with a body of that size takes from its stream's window."""
+    return max(n_bytes, ITEM_BYTES)
+
+
+def may_send(outstanding: int, cost: int) -> bool:
+    """Whether a stream of which `outstanding` is not yet taken may send an item of that cost."""
+    return outstanding == 0 or outstanding + cost <= WINDOW_BYTES
 
 
 class Decoder:

@@ -68,6 +68,8 @@ PRELOADED: Final = (
 )
 """What functions often import: shared by all instances, so a cold start need not load it."""
 
+REHEARSALS: Final = 10
+
 SWEEP_MS: Final = 500
 """A process that left its instance gives no sign; it is looked for this often."""
 
@@ -75,16 +77,27 @@ SWEEP_MS: Final = 500
 def main(descriptor: int) -> NoReturn:
     """Serves until the service hangs up."""
     gc.disable()
-    from atlatl_worker import confine
+    from atlatl_worker import confine, output
 
     confine.become_subreaper()
+    default_signals()
     preload()
+    # In each child these streams lead to its own file: they know a descriptor's number only.
+    output.install()
+    rehearse()
     zygote = Zygote(socket.socket(fileno=descriptor))
     # What is garbage now would be copied into every child by its first collection.
     gc.collect()
     gc.freeze()
     zygote.tell({"op": "ready"})
     zygote.serve()
+
+
+def default_signals() -> None:
+    """What instances are to begin with, whatever the service or Python has set."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def preload() -> None:
@@ -96,6 +109,17 @@ def preload() -> None:
         except ImportError:
             # A Python built without some optional part; functions will be told by themselves.
             continue
+
+
+def rehearse() -> None:
+    """Lets the code that every child will run take its final form, which is then shared.
+
+    Until a function has run some eight times, Python rewrites its code as it runs it.
+    """
+    from atlatl_worker import serve
+
+    for _ in range(REHEARSALS):
+        serve.rehearse()
 
 
 class Zygote:

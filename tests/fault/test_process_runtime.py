@@ -21,6 +21,7 @@ from atlatl.errors import (
     FunctionRaised,
     InstanceCrashed,
     InstanceLost,
+    InvalidRequest,
     OutOfMemory,
     ResultInvalid,
     StartFailed,
@@ -28,9 +29,13 @@ from atlatl.errors import (
 from atlatl.model import Result
 from atlatl.runtimes.channel import Channel
 from atlatl.runtimes.process import ProcessRuntime
+from atlatl.runtimes.zygote import Exit, Zygote
+from atlatl_worker import wire
 from tests.running import (
     LONG_S,
+    PROMISED_S,
     alive,
+    all_end,
     begin,
     call,
     open_descriptors,
@@ -110,6 +115,41 @@ def where(): return [os.getcwd(), sys.path, sorted(int(fd) for fd in os.listdir(
 def many(n: int, size: int):
     for _ in range(n): yield b"z" * size
 def ends(context): return [context.remaining_ms() > 0, context.cancelled]
+def waits_for_its_deadline(context):
+    while not context.cancelled: time.sleep(0.001)
+    return context.remaining_ms()
+def leaves_a_thread_that_asks(context):
+    def ask():
+        while True: context.cancelled
+    threading.Thread(target=ask, daemon=True).start()
+
+class Dict(dict):
+    def items(self): raise KeyError("evil")
+class Text(str):
+    def encode(self, *_): return 5
+class Silent(Exception):
+    def __repr__(self): raise SystemExit
+    __str__ = __repr__
+class Type(type):
+    @property
+    def __name__(self): raise OSError
+class Nameless(Exception, metaclass=Type): pass
+
+def a_dict_with_code(): return Dict(a=1)
+def a_text_with_code(): return Text("text")
+def changed_headers(headers: list):
+    from atlatl_worker import Response
+    response = Response("x")
+    response.headers = headers[0]
+    return response
+def sys_exits_silently(): sys.exit(Silent())
+def raises_silently(): raise Silent
+def raises_nameless(): raise Nameless
+def text_that_is_none(stream: bool):
+    from atlatl_worker import results, wire
+    results.encode_result = lambda *_: (wire.TEXT, bytes([255]), {})
+    return iter_once() if stream else ""
+def iter_once(): yield ""
 """
 
 ASYNC_SOURCE = """
@@ -138,9 +178,18 @@ async def exits():
 async def dies():
     os._exit(9)
 
+async def speaks(word: str, die: bool = False, seconds: float = 0):
+    print(word, flush=True)
+    await asyncio.sleep(seconds)
+    if die: os._exit(1)
+
 def plain(seconds: float):
     time.sleep(seconds)
     return "plain"
+
+def polls(context):
+    while not context.cancelled: time.sleep(0.001)
+    print("told")
 """
 
 Scenario = Callable[[ProcessRuntime, Channel], Awaitable[None]]
@@ -202,6 +251,10 @@ def test_a_crash_is_named_and_told_once(tmp_path: Path, function: str, word: str
         ("an_object", ResultInvalid, "object"),
         ("deep", ResultInvalid, "deep"),
         ("too_much", ResultInvalid, "response_bytes"),
+        ("a_dict_with_code", FunctionRaised, "KeyError: 'evil'"),
+        ("sys_exits_silently", FunctionRaised, r"sys.exit\(\(its text"),
+        ("raises_silently", FunctionRaised, r"Silent: \(its text"),
+        ("raises_nameless", FunctionRaised, "cannot be put into words"),
     ],
 )
 def test_a_failure_leaves_the_instance_alive(
@@ -213,6 +266,49 @@ def test_a_failure_leaves_the_instance_alive(
         assert value(await call(channel, {"x": 1})) == 1
 
     check(tmp_path, scenario, confinement={"response_bytes": 1_000_000})
+
+
+@pytest.mark.parametrize("headers", [5, [5], [["a", 1]], [["a", "b", "c"]], [["a", "b\r\nc: d"]]])
+def test_headers_that_are_none(tmp_path: Path, headers: object) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        outcome = await call(channel, {"headers": [headers]}, function="changed_headers")
+        assert isinstance(outcome.error, ResultInvalid), outcome
+        assert value(await call(channel, {"x": 1})) == 1
+
+    check(tmp_path, scenario)
+
+
+def test_a_text_with_code_of_its_own_is_its_text(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        outcome = await call(channel, function="a_text_with_code")
+        assert outcome.result == Result(kind="text", body=b"text")
+
+    check(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_that_is_no_utf8_ends_the_instance(tmp_path: Path, stream: bool) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        outcome = await call(channel, {"stream": stream}, function="text_that_is_none")
+        with pytest.raises(InstanceCrashed, match="UTF-8"):
+            raise outcome.error or AssertionError
+
+    check(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("source", [SOURCE, ASYNC_SOURCE])
+@pytest.mark.parametrize("name", ["", "A=B", "A\0B", "\ud800"])
+def test_an_impossible_variable_is_the_callers_mistake(
+    tmp_path: Path, source: str, name: str
+) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        outcome = await call(channel, environment={name: "x"})
+        with pytest.raises(InvalidRequest, match="environment variable"):
+            raise outcome.error or AssertionError
+        assert channel.accepting
+        assert value(await call(channel, {"x": 1})) == 1
+
+    check(tmp_path, scenario, source)
 
 
 def test_the_traceback_begins_in_the_users_file(tmp_path: Path) -> None:
@@ -233,7 +329,7 @@ def test_a_function_that_never_returns_is_cancelled_d102(tmp_path: Path, functio
         running = begin(channel, function=function)
         channel.cancel(running.execution_id, force=True)
         assert isinstance((await running.end()).error, Cancelled)
-        await until(lambda: not alive(channel.pid))
+        await all_end([channel.pid])
         assert not channel.accepting
         assert lost == []
 
@@ -307,6 +403,29 @@ def test_output_of_calls_that_share_an_instance(tmp_path: Path) -> None:
     several(tmp_path, scenario)
 
 
+def test_output_of_other_calls_is_not_in_a_crash(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        other = await call(channel, {"word": "secret"}, function="speaks")
+        assert other.output == b"secret\n"
+        outcome = await call(channel, {"word": "mine", "die": True}, function="speaks")
+        assert isinstance(outcome.error, InstanceCrashed)
+        assert outcome.output == b"mine\n"
+
+    several(tmp_path, scenario)
+
+
+def test_output_beside_another_call_is_nobodys_after_a_crash(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        fatal = {"word": "mine", "die": True, "seconds": 0.3}
+        last = begin(channel, fatal, function="speaks")
+        await call(channel, {"word": "secret"}, function="speaks")
+        outcome = await last.end()
+        assert isinstance(outcome.error, InstanceCrashed)
+        assert outcome.output == b""
+
+    several(tmp_path, scenario)
+
+
 # --- what an instance is ---
 
 
@@ -362,6 +481,38 @@ def test_the_context_knows_the_deadline(tmp_path: Path) -> None:
     check(tmp_path, scenario)
 
 
+def test_the_context_notices_the_deadline(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        soon = time.monotonic() + 0.05
+        outcome = await call(channel, function="waits_for_its_deadline", deadline=soon)
+        assert value(outcome) == 0
+        assert time.monotonic() >= soon
+
+    check(tmp_path, scenario)
+
+
+def test_a_plain_function_beside_others_is_told_that_it_was_cancelled(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        other = begin(channel, {"x": 1, "seconds": 0.3})
+        polling = begin(channel, function="polls")
+        channel.cancel(polling.execution_id)
+        outcome = await polling.end()
+        assert isinstance(outcome.error, Cancelled)
+        assert outcome.output == b"told\n"
+        assert value(await other.end()) == 1
+
+    several(tmp_path, scenario, cancel_grace_s=LONG_S)
+
+
+def test_a_thread_that_asks_takes_no_other_calls_frames(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        await call(channel, function="leaves_a_thread_that_asks")
+        for x in range(100):
+            assert value(await call(channel, {"x": x})) == x
+
+    check(tmp_path, scenario)
+
+
 # --- streams ---
 
 
@@ -386,6 +537,30 @@ def test_a_slow_reader_stops_the_writer(tmp_path: Path) -> None:
         assert (await running.end()).error is None
 
     check(tmp_path, scenario)
+
+
+def test_a_stream_of_empty_items_is_bounded_too(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        items: list[Result] = []
+        endless = {"n": 10**9, "size": 0}
+        running = begin(channel, endless, function="many", on_chunk=items.append)
+        window = wire.WINDOW_BYTES // wire.ITEM_BYTES
+        await until(lambda: len(items) == window)
+        channel.credit(running.execution_id, 0)
+        await until(lambda: len(items) > window)
+        assert len(items) == window + 1
+        channel.cancel(running.execution_id)
+        await running.end()
+
+    check(tmp_path, scenario)
+
+
+def test_a_joined_stream_of_empty_items_has_a_limit(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        outcome = await call(channel, {"n": 10**9, "size": 0}, function="many")
+        assert isinstance(outcome.error, ResultInvalid)
+
+    check(tmp_path, scenario, confinement={"response_bytes": 1000})
 
 
 def test_a_joined_stream_has_a_limit(tmp_path: Path) -> None:
@@ -433,6 +608,30 @@ def test_a_blocked_loop_is_killed_and_the_others_are_lost(tmp_path: Path) -> Non
         channel.cancel(blocking.execution_id)
         assert isinstance((await blocking.end()).error, Cancelled)
         assert isinstance((await other.end()).error, InstanceLost)
+
+    several(tmp_path, scenario)
+
+
+def test_force_has_no_grace_for_a_blocked_loop(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        other = begin(channel, {"x": 1, "seconds": 500})
+        blocking = begin(channel, function="blocks")
+        channel.cancel(blocking.execution_id)
+        channel.cancel(blocking.execution_id, force=True)
+        assert isinstance((await blocking.end()).error, Cancelled)
+        assert isinstance((await other.end()).error, InstanceLost)
+
+    several(tmp_path, scenario, cancel_grace_s=500.0)
+
+
+def test_force_spares_the_neighbours_of_a_loop_that_turns(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        other = begin(channel, {"x": 1, "seconds": 0.5})
+        forced = begin(channel, {"x": 2, "seconds": 500})
+        channel.cancel(forced.execution_id, force=True)
+        assert isinstance((await forced.end()).error, Cancelled)
+        assert value(await other.end()) == 1
+        assert alive(channel.pid)
 
     several(tmp_path, scenario)
 
@@ -515,6 +714,60 @@ def test_the_stock_is_kept(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_start_ends_when_the_runtime_closes_without_a_zygote(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime = process_runtime({"blank_pool": {"min_size": 0}})
+        async with opened(runtime):
+            os.kill(runtime.pids()[0], signal.SIGKILL)
+            await until(lambda: not runtime.ready)
+            starting = asyncio.ensure_future(runtime.start(*task_of(tmp_path, SOURCE), None))
+            await asyncio.sleep(0)
+            await runtime.close()
+            with pytest.raises(StartFailed):
+                await asyncio.wait_for(starting, PROMISED_S)
+
+    asyncio.run(run())
+
+
+def test_a_blank_that_died_refuses_its_task_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        zygote = Zygote(lambda: None)
+        await zygote.start()
+        try:
+            exits: list[Exit] = []
+            spawned = await zygote.spawn(exits.append, in_stock=True)
+            channel = Channel("i", spawned, time.monotonic)
+            await channel.connect()
+            os.kill(spawned.pid, signal.SIGKILL)
+            await until(lambda: exits)
+            channel.process_exited(exits[0])
+            await until(lambda: channel.gone)
+            with pytest.raises(StartFailed, match="SIGKILL"):
+                await asyncio.wait_for(channel.assign(task_of(tmp_path, SOURCE)[0], {}), PROMISED_S)
+        finally:
+            await zygote.close()
+
+    asyncio.run(run())
+
+
+def test_a_start_given_up_twice_leaves_no_process(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime = process_runtime({"blank_pool": {"min_size": 0}})
+        async with opened(runtime):
+            begun = tmp_path / "begun"
+            task, code = task_of(tmp_path, f"open({str(begun)!r}, 'w')\nwhile True: pass\n")
+            starting = asyncio.ensure_future(runtime.start(task, code, None))
+            await until(begun.exists)
+            pid = runtime.pids()[1]
+            for _ in range(3):
+                starting.cancel()
+                await asyncio.sleep(0)
+            await asyncio.wait([starting])
+            await all_end([pid])
+
+    asyncio.run(run())
+
+
 # --- nothing is left ---
 
 
@@ -549,7 +802,7 @@ def test_children_and_daemons_end_with_their_instance(tmp_path: Path) -> None:
         pids = value(await call(channel, {"path": str(tmp_path / "c")}, function="child"))
         assert all(alive(pid) for pid in pids)
         os.kill(channel.pid, signal.SIGKILL)
-        await until(lambda: not any(alive(pid) for pid in pids), "children are killed")
+        await all_end(pids)
 
     check(tmp_path, scenario)
 
@@ -560,9 +813,19 @@ def test_a_daemon_is_killed_while_its_instance_lives(tmp_path: Path) -> None:
         await call(channel, {"path": str(path)}, function="daemon")
         await until(lambda: path.exists() and path.read_text().strip())
         daemon = int(path.read_text())
-        await until(lambda: not alive(daemon), "the daemon is killed")
+        await all_end([daemon])
         assert alive(channel.pid)
         assert value(await call(channel, {"x": 1})) == 1
+
+    check(tmp_path, scenario)
+
+
+def test_children_end_when_the_runtime_closes_on_a_dead_zygote(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        pids = value(await call(channel, {"path": str(tmp_path / "c")}, function="child"))
+        os.kill(runtime.pids()[0], signal.SIGKILL)
+        await runtime.close()
+        assert not any(alive(pid) for pid in pids)
 
     check(tmp_path, scenario)
 
@@ -578,7 +841,7 @@ def test_the_zygote_dies_and_is_replaced(tmp_path: Path) -> None:
         old = runtime.pids()
         os.kill(old[0], signal.SIGKILL)
         assert isinstance((await running.end()).error, InstanceLost)
-        await until(lambda: not any(alive(pid) for pid in [*old, *pids]), "all is killed")
+        await all_end([*old, *pids])
         assert len(lost) == 1
         again = await runtime.start(task, code, None)
         assert value(await call(again, {"x": 2})) == 2
@@ -620,7 +883,7 @@ def test_nothing_outlives_a_killed_service(tmp_path: Path, number: signal.Signal
         assert len(pids) >= 4
         owner.send_signal(number)
         owner.wait(LONG_S)
-    asyncio.run(until(lambda: not any(alive(pid) for pid in pids), "everything is gone"))
+    asyncio.run(all_end(pids))
 
 
 def test_close_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from typing import Any
 
@@ -162,12 +163,26 @@ def test_arguments_are_checked_and_encoded() -> None:
         (math.nan, "NaN"),
         ([math.inf], "NaN"),
         ({"deep": b"raw"}, "bytes"),
-        (object(), "JSON"),
+        (object(), "type object cannot be sent as JSON"),
+        ({1, 2}, "type set cannot"),
+        ({"deep": [{1}]}, "type set cannot"),
+        (datetime.date(2024, 1, 1), "type date cannot"),
+        ({1: 2}, "the key 1 "),
+        ({"deep": {(1, 2): 3}}, "the key (1, 2) "),
         ("\ud800", "JSON"),
     ],
 )
 def test_values_that_json_would_change_are_refused(value: Any, word: str) -> None:
     assert word in refused(parameters("it"), Arguments(values={"it": value}))
+    assert word in refused(EVENT, Event(value={"it": value}))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("annotation", ["", "bytes"])
+def test_whatever_holds_bytes_arrives_as_bytes(kind: type, annotation: str) -> None:
+    encoded = encode(parameters(it=annotation), Arguments(values={"it": kind(b"hi")}))
+    assert encoded.meta == {"base64": ["it"]}
+    assert msgspec.json.decode(encoded.body) == {"it": "aGk="}
 
 
 def test_endless_nesting_of_values_is_refused() -> None:

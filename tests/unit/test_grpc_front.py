@@ -50,7 +50,7 @@ from atlatl.model import (
     failed,
 )
 from atlatl.settings import GrpcSettings, Settings, TaskSettings
-from tests.contract.stranger import ASYNC, CLASSES, NEW_TASK, STREAM, Stranger
+from scripts.stranger import ASYNC, CLASSES, NEW_TASK, STREAM, Stranger
 
 TOKEN = "the-admin-token"
 GREETER = Task(

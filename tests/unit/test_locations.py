@@ -89,7 +89,7 @@ def test_data_urls_may_be_percent_encoded(tmp_path: Path) -> None:
         ("file://elsewhere/x.py", InvalidRequest),
         ("file:relative.py", InvalidRequest),
         ("file:///x%00.py", InvalidRequest),
-        ("https://example.com/x.zip", UnsupportedOperation),
+        ("https://example.com/x.zip", InvalidRequest),
         ("sms+file://17", UnsupportedOperation),
         ("data:,0123456789", ArtifactInvalid),
     ],

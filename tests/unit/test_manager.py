@@ -244,3 +244,14 @@ def test_a_callback_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -
         assert "callback" in caplog.text
 
     virtual_time.run(main())
+
+
+def test_an_impossible_environment_costs_no_lease() -> None:
+    async def main() -> None:
+        house = House()
+        refused = await house.run(environment={"A=B": "c"})
+        assert _error(refused).code == "INVALID_REQUEST"  # type: ignore[union-attr]
+        assert "'A=B'" in str(_error(refused))
+        assert not house.channels
+
+    virtual_time.run(main())

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from atlatl.front.proto import function_pb2 as pb
-from tests.contract import stranger
+from scripts import stranger
 
 SOURCE = Path(__file__).parents[2] / "src"
 PROTO = SOURCE / "atlatl/front/proto"

@@ -29,6 +29,11 @@ def test_credit_round_trip() -> None:
     assert (frame.request_id, wire.credit_of(frame)) == (3, 70_000)
 
 
+def test_an_empty_item_costs_something() -> None:
+    assert wire.cost(0) == wire.cost(1) == wire.ITEM_BYTES
+    assert wire.cost(10_000) == 10_000
+
+
 def test_a_window_bounds_what_a_stream_may_have_out() -> None:
     assert wire.may_send(0, wire.WINDOW_BYTES * 10)
     assert wire.may_send(1, wire.WINDOW_BYTES - 1)

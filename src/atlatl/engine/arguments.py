@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,7 +16,7 @@ import msgspec
 
 from atlatl.errors import InvalidRequest
 from atlatl.model import Arguments, Encoded, HttpRequest, Parameter, Payload, Shape
-from atlatl_worker.binding import BindingError, check_arguments, convert_query
+from atlatl_worker.binding import BindingError, check_arguments, convert_query, is_raw
 
 MAX_DEPTH = 200
 """Nesting of Python values given as arguments."""
@@ -47,20 +48,16 @@ def _from_arguments(shape: Shape, values: dict[str, Any]) -> Encoded:
     if shape.kind == "request":
         return _synthetic_request(body, "application/json")
     if shape.kind == "event":
-        return _arguments(body, [name for name, value in values.items() if _is_bytes(value)])
+        return _arguments(body, [name for name, value in values.items() if is_raw(value)])
     return _arguments(body, check_arguments(shape, values))
 
 
 def _from_event(shape: Shape, value: Any) -> Encoded:
-    if _is_bytes(value):
+    if is_raw(value):
         return _single(shape, "bytes", bytes(value), value)
     if isinstance(value, str):
         return _single(shape, "text", _utf8(value), value)
     return _single(shape, "json", _dump(value), value)
-
-
-def _is_bytes(value: Any) -> bool:
-    return isinstance(value, bytes | bytearray | memoryview)
 
 
 def _utf8(text: str) -> bytes:
@@ -79,17 +76,35 @@ def _dump(value: Any, *, bytes_allowed: bool = False) -> bytes:
 
 
 def _check_plain(value: Any, depth: int, bytes_allowed: bool) -> None:
-    """What the encoder would change in silence is refused: NaN, Infinity, bytes deep inside."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidRequest("NaN and Infinity are refused: JSON has no such numbers")
-    if _is_bytes(value) and not (bytes_allowed and depth == 1):
-        raise InvalidRequest("bytes may only be a whole argument, not a part of one")
-    if depth > MAX_DEPTH:
-        raise InvalidRequest(f"the arguments are nested more than {MAX_DEPTH} levels deep")
-    members = value.values() if isinstance(value, dict) else value
-    if isinstance(value, dict | list | tuple):
-        for member in members:
+    """What the encoder would change in silence is refused: NaN, sets, dates, keys of numbers."""
+    if value is None or isinstance(value, str | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidRequest("NaN and Infinity are refused: JSON has no such numbers")
+    elif isinstance(value, dict | list | tuple):
+        if depth > MAX_DEPTH:
+            raise InvalidRequest(f"the arguments are nested more than {MAX_DEPTH} levels deep")
+        for member in _members(value):
             _check_plain(member, depth + 1, bytes_allowed)
+    elif not is_raw(value):
+        raise InvalidRequest(
+            f"a value of type {type(value).__name__} cannot be sent as JSON; "
+            "pass dicts, lists, text, numbers, booleans and None"
+        )
+    elif not bytes_allowed or depth != 1:
+        raise InvalidRequest("bytes may only be a whole argument, not a part of one")
+
+
+def _members(value: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> Iterable[Any]:
+    if not isinstance(value, dict):
+        return value
+    for key in value:
+        if not isinstance(key, str):
+            raise InvalidRequest(
+                f"the key {key!r} of a dict cannot be sent as JSON, where all keys are text"
+            )
+    return value.values()
 
 
 # --- from HTTP ---

@@ -41,6 +41,7 @@ from atlatl.model import (
     check_execution_id,
     failed,
 )
+from atlatl.settings import check_environment
 
 if TYPE_CHECKING:
     from atlatl.core.admission import ByteBudget
@@ -129,6 +130,7 @@ class TaskExecutionManager:
         ticket.deployed = deployed
         ticket.version = deployed.task.version
         ticket.encoded = encode(deployed.shape(call.function), call.payload)
+        _check_environment(call)
         ticket.priority = settings.priority if call.priority is None else call.priority
         ticket.deadline = now + _timeout_s(call, settings.timeout_ms, settings.max_timeout_ms)
         if call.id_given:
@@ -303,7 +305,8 @@ class TaskExecutionManager:
             )
         else:
             error = TimedOut(f"task {name!r} ran into its time limit of {limit_ms} ms")
-        self._cut_off(ticket, failed(error), force=True)
+        # Alone in its instance it is killed either way; beside others its coroutine may tidy up.
+        self._cut_off(ticket, failed(error), force=False)
 
     def cancel(self, ticket: Ticket, reason: str, *, force: bool = False) -> bool:
         """Fixes CANCELLED at once; the place is free when the work is gone."""
@@ -451,6 +454,13 @@ def _timeout_s(call: Call, default_ms: int, max_ms: int) -> float:
     if call.timeout_ms < 0:
         raise InvalidRequest(f"the time limit must be 0 or more ms, it is {call.timeout_ms}")
     return min(call.timeout_ms or default_ms, max_ms) / 1000
+
+
+def _check_environment(call: Call) -> None:
+    try:
+        check_environment(call.environment)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def _check_same(first: bytes, ticket: Ticket) -> None:

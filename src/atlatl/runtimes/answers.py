@@ -6,6 +6,9 @@ An instance runs foreign code: everything here is checked, and what does not fit
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
+
 import msgspec
 
 from atlatl.errors import (
@@ -87,10 +90,22 @@ def shapes(frame: wire.Frame) -> dict[str, Shape]:
         raise wire.WireError(f"shapes that cannot be read: {error}") from None
 
 
+def item(frame: wire.Frame) -> Result:
+    """The value in a CHUNK, or in a REPLY that is no response."""
+    if frame.content not in KINDS:
+        raise wire.WireError("an item of a stream that is no value")
+    if frame.content == wire.TEXT:
+        try:
+            frame.body.decode()
+        except UnicodeDecodeError as error:
+            raise wire.WireError(f"text that is no UTF-8: {error}") from None
+    return Result(kind=KINDS[frame.content], body=frame.body)
+
+
 def result(frame: wire.Frame, about: Told) -> Result:
-    """The value in a REPLY or CHUNK."""
+    """The value in a REPLY."""
     if frame.content != wire.RESPONSE:
-        return Result(kind=KINDS[frame.content], body=frame.body)
+        return item(frame)
     try:
         check_response(about.status, about.headers)
     except ResultError as error:
@@ -130,17 +145,22 @@ def output(about: Told, file: OutputFile, limit: int) -> bytes:
 
 
 class Joined:
-    """The items of a stream whose caller wants one result."""
+    """The items of a stream whose caller wants one result; close to no memory beyond them."""
 
-    __slots__ = ("_items", "n_bytes")
+    __slots__ = ("_bodies", "_ends", "_kinds", "n_bytes")
 
     def __init__(self) -> None:
-        self._items: list[Result] = []
+        self._bodies = bytearray()
+        self._ends = array("Q")
+        self._kinds = bytearray()
         self.n_bytes = 0
+        """What the items count towards a limit; an empty one counts too."""
 
     def add(self, item: Result) -> None:
-        self._items.append(item)
-        self.n_bytes += len(item.body)
+        self._bodies += item.body
+        self._ends.append(len(self._bodies))
+        self._kinds.append(_CODES[item.kind])
+        self.n_bytes += len(item.body) or 1
 
     def result(self) -> Result:
         """Text and bytes end to end; a JSON list as soon as one item is JSON.
@@ -148,17 +168,23 @@ class Joined:
         Raises:
             ResultInvalid: JSON and bytes stand side by side, which no list can hold.
         """
-        kinds = {item.kind for item in self._items}
-        bodies = [item.body for item in self._items]
-        if kinds and "json" not in kinds:
-            return Result(kind="bytes" if "bytes" in kinds else "text", body=b"".join(bodies))
-        if "bytes" in kinds:
+        with_bytes = wire.BYTES in self._kinds
+        if self._kinds and wire.JSON not in self._kinds:
+            return Result(kind="bytes" if with_bytes else "text", body=bytes(self._bodies))
+        if with_bytes:
             raise ResultInvalid(
                 "the function yielded both bytes and JSON values, which cannot be joined; "
                 "yield one kind, or call it as a stream"
             )
-        listed = [
-            item.body if item.kind == "json" else msgspec.json.encode(item.body.decode())
-            for item in self._items
-        ]
-        return Result(kind="json", body=b"[" + b",".join(listed) + b"]")
+        return Result(kind="json", body=b"[%b]" % b",".join(self._listed()))
+
+    def _listed(self) -> Iterator[bytes]:
+        """Each item as JSON."""
+        start = 0
+        for kind, end in zip(self._kinds, self._ends, strict=True):
+            body = bytes(self._bodies[start:end])
+            yield body if kind == wire.JSON else msgspec.json.encode(body.decode())
+            start = end
+
+
+_CODES = {kind: code for code, kind in KINDS.items()}

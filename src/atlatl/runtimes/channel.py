@@ -15,14 +15,17 @@ from atlatl.errors import (
     Cancelled,
     InstanceCrashed,
     InstanceLost,
+    InvalidRequest,
     ResultInvalid,
     StartFailed,
 )
-from atlatl.model import Call, Encoded, HttpRequest, Outcome, Result, Shape, Task, failed
+from atlatl.model import Call, Encoded, Result, Shape, Task, failed
 from atlatl.ports import Done, OnChunk
 from atlatl.runtimes import answers
-from atlatl.runtimes.flight import Flight
+from atlatl.runtimes.flight import Flight, Flights
 from atlatl.runtimes.link import Link
+from atlatl.runtimes.machine import pss_bytes
+from atlatl.runtimes.requests import call_frame
 from atlatl.runtimes.zygote import Exit, Spawned
 from atlatl_worker import wire
 
@@ -58,9 +61,9 @@ class Channel:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._task: Task | None = None
-        self._assigned: asyncio.Future[wire.Frame] | None = None
-        self._flights: dict[int, Flight] = {}
-        self._by_execution: dict[str, Flight] = {}
+        self._assigned: asyncio.Future[tuple[wire.Frame, bytes]] | None = None
+        """The answer to the assignment, and what was printed until then."""
+        self._flights = Flights()
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._last_id = 0
         self._expected = False
@@ -77,8 +80,10 @@ class Channel:
 
         Raises:
             ArtifactInvalid: the code does not import, or has no such function.
-            StartFailed: the instance was ended meanwhile, and not by its code.
+            StartFailed: the instance was ended before or meanwhile, and not by its code.
         """
+        if not self._link.open:
+            raise StartFailed(f"the blank instance {self._link.how_it_ended()} before it was used")
         self._task = task
         limits = task.settings.confinement
         self._link.decoder.limit = (
@@ -86,8 +91,7 @@ class Channel:
         )
         self._assigned = self._loop.create_future()
         self._link.write(wire.encode(wire.CALL, 0, msgspec.json.encode(assignment)))
-        frame = await self._assigned
-        printed = self._take_rest()
+        frame, printed = await self._assigned
         try:
             self.shapes = answers.shapes(frame)
         except ArtifactInvalid as error:
@@ -112,73 +116,64 @@ class Channel:
         flight = Flight(self._new_id(), call.execution_id, done, on_chunk, self._clock())
         if not self._link.open or self._task is None:
             lost = failed(InstanceLost("the instance ended before it got the call"))
-            self._loop.call_soon(self._tell, flight, lost)
+            self._loop.call_soon(flight.tell, lost)
             return
-        meta = self._call_meta(call, encoded, self._task, deadline, attempt)
-        self._flights[flight.request_id] = flight
-        self._by_execution[call.execution_id] = flight
-        frame = wire.encode(wire.CALL, flight.request_id, msgspec.json.encode(meta), encoded.body)
-        if self._task.settings.pool.max_concurrent_requests == 1:
+        try:
+            frame = call_frame(
+                flight.request_id, call, encoded, self._task, self.shapes, deadline, attempt
+            )
+        except InvalidRequest as error:
+            self._loop.call_soon(flight.tell, failed(error))
+            return
+        alone = self._task.settings.pool.max_concurrent_requests == 1
+        if not alone and not self._flights:
+            self._link.output.skip()
+        self._flights.add(flight)
+        if alone:
             self._link.write(frame)
         else:
             self._link.write_soon(frame)
 
-    def _call_meta(
-        self, call: Call, encoded: Encoded, task: Task, deadline: float, attempt: int
-    ) -> dict[str, Any]:
-        function = call.function or task.function
-        meta: dict[str, Any] = {
-            "function": function,
-            "execution_id": call.execution_id,
-            "deadline": deadline,
-            "payload": encoded.kind,
-            **encoded.meta,
-        }
-        if attempt != 1:
-            meta["attempt"] = attempt
-        if call.environment:
-            meta["environment"] = call.environment
-        shape = self.shapes.get(function)
-        if shape is not None and shape.wants_context:
-            meta["context_headers"] = _headers(call)
-            meta["traceparent"] = call.traceparent
-        return meta
-
     def credit(self, execution_id: str, n_bytes: int) -> None:
-        """Says that `n_bytes` of a stream were consumed."""
-        flight = self._by_execution.get(execution_id)
+        """Says that an item of `n_bytes` was consumed; once for each item."""
+        flight = self._flights.by_execution(execution_id)
         if flight is not None:
             self._credit(flight, n_bytes)
 
     def _credit(self, flight: Flight, n_bytes: int) -> None:
-        flight.outstanding = max(0, flight.outstanding - n_bytes)
-        if n_bytes > 0:
-            self._link.write(wire.encode_credit(flight.request_id, n_bytes))
+        cost = wire.cost(n_bytes)
+        flight.outstanding = max(0, flight.outstanding - cost)
+        self._link.write(wire.encode_credit(flight.request_id, cost))
 
     def cancel(self, execution_id: str, *, force: bool = False) -> None:
-        """Ends the work of one call; see `ports.InstanceChannel.cancel`."""
-        flight = self._by_execution.get(execution_id)
+        """Ends the work of one call; see `ports.InstanceChannel.cancel`.
+
+        With `force` its coroutine gets no grace, and the event loop just long enough to show
+        that it turns: what the other calls in the instance depend on.
+        """
+        flight = self._flights.by_execution(execution_id)
         if flight is None:
             return
         self._end_work(flight, Cancelled("the call was cancelled"), force=force)
 
     def _end_work(self, flight: Flight, verdict: AtlatlError, *, force: bool) -> None:
-        again = flight.verdict is not None
+        first = flight.verdict is None
         flight.verdict = flight.verdict or verdict
         flight.overdue = flight.overdue or force
         if len(self._flights) == 1:
             self._kill_for_cancelled("a call was cancelled")
             return
-        if not again:
+        if first:
             self._link.write(wire.encode(wire.CANCEL, flight.request_id))
             flight.pong = self._send_ping()
-            grace_s = self._task.settings.cancel_grace_s if self._task else 0.0
+        if first or force:
+            grace_s = self._task.settings.cancel_grace_s if self._task and not force else 0.0
             self._loop.call_later(max(grace_s, LOOP_GRACE_S), self._grace_over, flight)
         self._kill_if_all_overdue()
 
     def _grace_over(self, flight: Flight) -> None:
         """A coroutine that ignores its cancellation stays until the others have finished."""
-        if self._flights.get(flight.request_id) is not flight:
+        if self._flights.by_request(flight.request_id) is not flight:
             return
         flight.overdue = True
         if flight.pong is not None and not flight.pong.done():
@@ -187,7 +182,7 @@ class Channel:
             self._kill_if_all_overdue()
 
     def _kill_if_all_overdue(self) -> None:
-        if self._flights and all(flight.overdue for flight in self._flights.values()):
+        if self._flights and all(flight.overdue for flight in self._flights):
             self._kill_for_cancelled("the cancelled calls did not end")
 
     def _kill_for_cancelled(self, why: str) -> None:
@@ -198,7 +193,7 @@ class Channel:
     @property
     def accepting(self) -> bool:
         """False once the instance must not be given new calls."""
-        return self._link.open and all(flight.verdict is None for flight in self._flights.values())
+        return self._link.open and all(flight.verdict is None for flight in self._flights)
 
     # --- health and end ---
 
@@ -209,15 +204,7 @@ class Channel:
 
     def memory_bytes(self) -> int:
         """PSS of the instance, 0 when it is gone. Reads /proc: call it from a thread."""
-        try:
-            with open(f"/proc/{self.pid}/smaps_rollup", encoding="ascii") as file:  # noqa: PTH123
-                for line in file:
-                    if line.startswith("Pss:"):
-                        return int(line.split()[1]) * 1024
-        except (OSError, ValueError):
-            # Not ours to read, or it has just ended.
-            pass
-        return 0
+        return pss_bytes(self.pid)
 
     async def ping(self) -> None:
         """Returns when the instance answered; raises InstanceLost."""
@@ -257,10 +244,10 @@ class Channel:
         """The process is gone and its last frame has been taken."""
         outcomes = [
             (flight, failed(self._last_words(flight), **self._facts(flight)))
-            for flight in self._flights.values()
+            for flight in self._flights
         ]
         for flight, outcome in outcomes:
-            self._finish(flight, outcome)
+            self._flights.finish(flight, outcome)
         lost = InstanceLost(f"the instance {self._link.how_it_ended()}")
         for pong in list(self._pings.values()):
             _fail(pong, lost)
@@ -292,9 +279,8 @@ class Channel:
 
     def _facts(self, flight: Flight) -> dict[str, Any]:
         """What is known about a call whose instance died."""
-        alone = len(self._flights) == 1
         return {
-            "output": self._take_rest() if alone else b"",
+            "output": self._take_rest() if self._flights.undisturbed(flight) else b"",
             "instance_id": self.id,
             "run_s": max(0.0, self._clock() - flight.sent_at),
         }
@@ -312,14 +298,15 @@ class Channel:
 
     def _take(self, frame: wire.Frame) -> None:
         if frame.request_id == 0 and self._assigned is not None and not self._assigned.done():
-            self._assigned.set_result(frame)
+            # Now: by the time that somebody reads this, the process may be gone with its file.
+            self._assigned.set_result((frame, self._take_rest()))
             return
         if frame.kind == wire.PONG:
             pong = self._pings.get(frame.request_id)
             if pong is not None and not pong.done():
                 pong.set_result(None)
             return
-        flight = self._flights.get(frame.request_id)
+        flight = self._flights.by_request(frame.request_id)
         if flight is None:
             raise wire.WireError("an answer to no call")
         if frame.kind == wire.CHUNK:
@@ -330,13 +317,13 @@ class Channel:
             raise wire.WireError(f"a frame of kind {frame.kind}, which only the service sends")
 
     def _take_chunk(self, flight: Flight, frame: wire.Frame) -> None:
-        size = len(frame.body)
-        if frame.content not in answers.KINDS or not wire.may_send(flight.outstanding, size):
+        item = answers.item(frame)
+        cost = wire.cost(len(item.body))
+        if not wire.may_send(flight.outstanding, cost):
             raise wire.WireError("an item of a stream that it had no credit for")
-        flight.outstanding += size
-        item = Result(kind=answers.KINDS[frame.content], body=frame.body)
+        flight.outstanding += cost
         if flight.verdict is not None:
-            self._credit(flight, size)
+            self._credit(flight, len(item.body))
         elif flight.on_chunk is not None:
             self._hand_over(flight, flight.on_chunk, item)
         else:
@@ -382,28 +369,8 @@ class Channel:
             )
         if about.printed is not None and len(self._flights) == 1:
             self._link.output.rewind()
-        self._finish(flight, outcome)
+        self._flights.finish(flight, outcome)
         self._kill_if_all_overdue()
-
-    def _finish(self, flight: Flight, outcome: Outcome) -> None:
-        """The one way out of the table of flights, so `done` runs exactly once."""
-        if self._flights.pop(flight.request_id, None) is None:
-            return
-        if self._by_execution.get(flight.execution_id) is flight:
-            del self._by_execution[flight.execution_id]
-        self._tell(flight, outcome)
-
-    def _tell(self, flight: Flight, outcome: Outcome) -> None:
-        try:
-            flight.done(outcome)
-        except Exception:
-            log.exception("the callback of execution %s failed", flight.execution_id)
-
-
-def _headers(call: Call) -> dict[str, str]:
-    if call.headers or not isinstance(call.payload, HttpRequest):
-        return call.headers
-    return call.payload.headers
 
 
 def _fail(waiting: asyncio.Future[Any], error: AtlatlError) -> None:

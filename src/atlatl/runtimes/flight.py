@@ -1,16 +1,21 @@
-"""One call while it is in an instance."""
+"""The calls that are in an instance."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
 
 from atlatl.errors import AtlatlError
+from atlatl.model import Outcome
 from atlatl.ports import Done, OnChunk
 from atlatl.runtimes.answers import Joined
 
+log = logging.getLogger(__name__)
+
 
 class Flight:
-    """What the channel keeps about it."""
+    """What the channel keeps about one call."""
 
     __slots__ = (
         "done",
@@ -40,3 +45,48 @@ class Flight:
         self.overdue = False
         """It had its time to end by itself."""
         self.pong: asyncio.Future[None] | None = None
+
+    def tell(self, outcome: Outcome) -> None:
+        """Runs `done`, whose failure is not ours."""
+        try:
+            self.done(outcome)
+        except Exception:
+            log.exception("the callback of execution %s failed", self.execution_id)
+
+
+class Flights:
+    """The calls of one instance that have not been answered."""
+
+    def __init__(self) -> None:
+        self._by_request: dict[int, Flight] = {}
+        self._by_execution: dict[str, Flight] = {}
+        self._undisturbed: Flight | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_request)
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(self._by_request.values())
+
+    def add(self, flight: Flight) -> None:
+        self._undisturbed = None if self._by_request else flight
+        self._by_request[flight.request_id] = flight
+        self._by_execution[flight.execution_id] = flight
+
+    def by_request(self, request_id: int) -> Flight | None:
+        return self._by_request.get(request_id)
+
+    def by_execution(self, execution_id: str) -> Flight | None:
+        return self._by_execution.get(execution_id)
+
+    def undisturbed(self, flight: Flight) -> bool:
+        """Whether no other call was in the instance since this one came."""
+        return self._undisturbed is flight
+
+    def finish(self, flight: Flight, outcome: Outcome) -> None:
+        """The one way out, so `done` runs exactly once."""
+        if self._by_request.pop(flight.request_id, None) is None:
+            return
+        if self._by_execution.get(flight.execution_id) is flight:
+            del self._by_execution[flight.execution_id]
+        flight.tell(outcome)

@@ -22,6 +22,18 @@ def memory_budget_bytes(
     return min(limit for limit in limits if limit is not None) // 2
 
 
+def pss_bytes(pid: int) -> int:
+    """Memory of a process, shared pages by their share; 0 when it cannot be had."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        # Not ours to read, or it has just ended.
+        pass
+    return 0
+
+
 def _total_bytes(meminfo: Path) -> int:
     for line in meminfo.read_text().splitlines():
         name, _, rest = line.partition(":")

@@ -38,8 +38,17 @@ class OutputFile:
 
     def take_rest(self, limit: int) -> bytes:
         """What was written since the last `take`, by an instance that says nothing any more."""
-        end = min(os.lseek(self.descriptor, 0, os.SEEK_CUR), CAPACITY_BYTES)
+        end = self._position()
         return self.take(min(self._mark, end), end, limit)
+
+    def _position(self) -> int:
+        # The instance may have moved it anywhere.
+        return min(os.lseek(self.descriptor, 0, os.SEEK_CUR), CAPACITY_BYTES)
+
+    def skip(self) -> None:
+        """What was written so far belongs to no call that is still to come."""
+        self._mark = self._position()
+        self.rewind()
 
     def rewind(self) -> None:
         """Makes room when a good part is used; only while no call writes."""

@@ -77,6 +77,7 @@ class ProcessRuntime:
     async def open(self) -> None:
         """Starts the zygote; raises StartFailed. The stock is filled behind."""
         self._closed = False
+        self._zygote_up.clear()
         await self._start_zygote()
         self._tend_soon()
 
@@ -113,7 +114,8 @@ class ProcessRuntime:
         for channel in channels:
             channel.kill()
         zygote, self._zygote = self._zygote, None
-        self._zygote_up.clear()
+        # Whoever waits for a zygote would wait for ever: it finds none, and says so.
+        self._zygote_up.set()
         if zygote is not None:
             await zygote.close()
         await asyncio.gather(*(channel.stop(0) for channel in channels))
@@ -248,7 +250,9 @@ class ProcessRuntime:
 
 
 async def _abandon(channel: Channel | None) -> None:
+    """Kills first: the wait for the end may be cut short."""
     if channel is not None:
+        channel.kill()
         await channel.stop(0)
 
 

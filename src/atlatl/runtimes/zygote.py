@@ -195,6 +195,8 @@ class Zygote:
         except subprocess.TimeoutExpired:
             process.kill()
             await asyncio.to_thread(process.wait)
+        if process.returncode != 0:
+            # It did not end by itself, so it may not have ended what it had started.
             kill_marked(self._mark, self._watched)
         self._end_all(Exit(0, signal.SIGKILL))
 
