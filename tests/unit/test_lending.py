@@ -39,7 +39,7 @@ def test_an_idle_instance_is_lent_in_the_callers_stack():
     lease = rig.lending.ask(asked.waiter, 0.0)
     assert lease is not None
     assert lease.channel is lease.instance.channel
-    assert not rig.lending.unsettled
+    assert not rig.lending.actions
 
 
 def test_d51_the_first_call_on_an_instance_is_cold_and_the_second_is_not():

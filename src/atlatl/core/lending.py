@@ -55,7 +55,9 @@ class Lending:
         share: Share,
         may_start: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.stock = Stock(settings, may_start)
+        self.actions: list[Action] = []
+        """What is to be carried out; `take_actions` hands it over."""
+        self.stock = Stock(settings, may_start, self.actions.append)
         self.account = Account()
         self.closed = False
         self._policy = policy
@@ -66,7 +68,6 @@ class Lending:
         self._waiting = WaitingRoom()
         self._fresh = WaitingRoom()
         self._leases: set[Lease] = set()
-        self._refusals: list[Refuse] = []
         self._numbers = itertools.count()
 
     # --- figures ---
@@ -79,11 +80,6 @@ class Lending:
     def leased(self) -> int:
         """Leases that are out, also those of instances that were lost meanwhile."""
         return len(self._leases)
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether anything remains to be done after a call of a method."""
-        return bool(self.waiting or self.stock.actions or self._refusals)
 
     def load(self) -> Load:
         settings, instances = self.settings, self.stock.instances
@@ -110,9 +106,8 @@ class Lending:
 
     def take_actions(self) -> list[Action]:
         """What is to be carried out now; each action is handed out once."""
-        actions: list[Action] = [*self.stock.actions, *self._refusals]
-        self.stock.actions.clear()
-        self._refusals.clear()
+        actions = self.actions.copy()
+        self.actions.clear()
         return actions
 
     # --- asking ---
@@ -422,7 +417,7 @@ class Lending:
     def _refuse(self, waiter: Waiter, error: AtlatlError) -> None:
         self._leave(waiter)
         self.account.note_refusal(error)
-        self._refusals.append(Refuse(waiter, error))
+        self.actions.append(Refuse(waiter, error))
 
     def _refuse_all(self, room: WaitingRoom, error: AtlatlError) -> None:
         """Everybody gets an error of their own: raised twice, one would mix up tracebacks."""

@@ -142,12 +142,18 @@ class Stock:
         settings: sizes and the rules of retirement.
         may_start: asked before each start; False when the memory budget leaves no room and
             nothing can give way.
+        do: takes what is to be carried out.
     """
 
-    def __init__(self, settings: PoolSettings, may_start: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: PoolSettings,
+        may_start: Callable[[], bool],
+        do: Callable[[Start | Stop | Scaled], None],
+    ) -> None:
         self.settings = settings
         self.instances: list[Instance] = []
-        self.actions: list[Start | Stop | Scaled] = []
+        self._do = do
         self.counts = StockCounts()
         self.blocked = False
         """The last start was forbidden by the memory budget."""
@@ -240,20 +246,20 @@ class Stock:
                 return reserved
             instance = Instance(self.settings.max_concurrent_requests, now)
             self.instances.append(instance)
-            self.actions.append(Start(instance))
+            self._do(Start(instance))
         return max(0, count)
 
     def step_up(self, count: int, why: str, now: float) -> None:
         """Grows by up to `count`, and says so when it did."""
         if self.reserve(count, now):
             self.counts.scale_ups += 1
-            self.actions.append(Scaled(direction="up", size=self.size, reason=why))
+            self._do(Scaled(direction="up", size=self.size, reason=why))
 
     def step_down(self, target: int, why: str) -> None:
         """Shrinks towards `target`, and says so when it did."""
         if self.shrink_to(target, why):
             self.counts.scale_downs += 1
-            self.actions.append(Scaled(direction="down", size=self.size, reason=why))
+            self._do(Scaled(direction="down", size=self.size, reason=why))
 
     def restore(self, now: float) -> int:
         """Starts what is missing to `min_size`; returns how many."""
@@ -286,7 +292,7 @@ class Stock:
     def stop_if_drained(self, instance: Instance) -> None:
         """Ends an instance that is on its way out, once nothing is in flight."""
         if instance.leaving and not instance.in_flight:
-            self.actions.append(Stop(instance))
+            self._do(Stop(instance))
 
     def removed(self, instance: Instance, now: float, *, lost: bool) -> bool:
         """Forgets an instance whose process is gone; False when it was forgotten before."""

@@ -160,8 +160,8 @@ class InstancePool:
             self._tell(waiter.refused, error)
         else:
             if lease is not None:
-                self._grant(waiter, lease)
-        if lending.unsettled:
+                self._tell(waiter.granted, lease)
+        if lending.waiting or lending.actions:
             self._settle()
 
     def withdraw(self, waiter: Waiter) -> bool:
@@ -175,8 +175,9 @@ class InstancePool:
         Raises:
             LeaseError: the lease was given back before, or is another pool's.
         """
-        self._lending.give_back(lease, self._clock(), broken=broken)
-        if self._lending.unsettled or self._gate.unsettled:
+        lending = self._lending
+        lending.give_back(lease, self._clock(), broken=broken)
+        if lending.waiting or lending.actions or self._gate.unsettled:
             self._settle()
 
     def lost(self, instance: Instance, error: AtlatlError) -> None:
@@ -462,13 +463,11 @@ class InstancePool:
         """The gate says that it is this pool's turn: lends to one waiter."""
         grant = self._lending.next_grant(self._clock())
         if grant is not None:
-            self._grant(*grant)
+            waiter, lease = grant
+            self._tell(waiter.granted, lease)
         self._perform()
         self._set_alarm()
         return grant is not None
-
-    def _grant(self, waiter: Waiter, lease: Lease) -> None:
-        self._tell(waiter.granted, lease)
 
     def _tell(self, callback: Callable[[Any], None], value: object) -> None:
         """Calls a waiter back; its mistakes must not stop the others from being served."""
