@@ -10,8 +10,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.contract.stranger import Stranger
+from scripts.stranger import Stranger, parameters
 from tests.e2e.server import Server, serving
+from tests.file_host import FileHost, file_host
 
 CODE = b"""
 import time
@@ -42,9 +43,25 @@ def code_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, code_dir: Path) -> Iterator[Server]:
+def host() -> Iterator[FileHost]:
+    with file_host() as host:
+        host.files["/greet.py"] = CODE
+        host.redirects["/private.py"] = "http://127.0.0.1:1/greet.py"
+        yield host
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, code_dir: Path, host: FileHost
+) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("service") / "data"
-    with serving(data, artifacts__allowed_dirs=[str(code_dir)]) as server:
+    with serving(
+        data,
+        artifacts__allowed_dirs=[str(code_dir)],
+        artifacts__allowed_hosts=[host.address],
+        artifacts__max_bytes=100_000,
+        artifacts__fetch_timeout_s=0.5,
+    ) as server:
         yield server
 
 
@@ -73,6 +90,42 @@ def test_new_task_from_a_data_location(stranger: Stranger) -> None:
     assert status.found
     assert status.result.status == COMPLETED
     assert list(status.logs) == ["greeting Ada"]
+
+
+def test_new_task_from_a_url(stranger: Stranger, host: FileHost) -> None:
+    checked = {
+        "artifact_id": "fetched",
+        "location": f"{host.url}/greet.py",
+        "checksum": hashlib.sha256(CODE).hexdigest(),
+    }
+    answer = stranger.ask(
+        "InvokeFunction",
+        invocation_type=1,
+        execution_mode=SYNC,
+        artifact_spec=checked,
+        parameters=parameters({"name": "Ada"}),
+    )
+    assert answer.result.result.value == b'{"hello":"Ada"}', answer
+
+
+def test_urls_that_are_refused_say_why(stranger: Stranger, host: FileHost) -> None:
+    """D105: private addresses, on redirects too; too large, too slow, something else."""
+    for location, code, says in (
+        ("https://example.org/greet.py", "INVALID_REQUEST", "`artifacts.allowed_hosts`"),
+        (f"{host.url}/private.py", "INVALID_REQUEST", "`artifacts.allowed_hosts`"),
+        (f"{host.url}/endless", "CONFIGURATION_ERROR", "`artifacts.max_bytes`"),
+        (f"{host.url}/silent", "IO_ERROR", "`artifacts.fetch_timeout_s`"),
+        (f"{host.url}/none.py", "ARTIFACT_NOT_FOUND", "404"),
+    ):
+        answer = stranger.invoke_new("refused", location)
+        assert (answer.success, answer.result.error_code) == (False, code)
+        assert says in answer.result.error_message
+    other = {"artifact_id": "x", "location": f"{host.url}/greet.py", "checksum": "0" * 64}
+    answer = stranger.ask(
+        "InvokeFunction", invocation_type=1, execution_mode=SYNC, artifact_spec=other
+    )
+    assert answer.result.error_code == "CHECKSUM_MISMATCH"
+    assert stranger.ask("ListTasks", prefix="refused").tasks == []
 
 
 def test_what_is_refused_says_why(stranger: Stranger, tmp_path: Path) -> None:

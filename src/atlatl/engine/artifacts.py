@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from atlatl.engine.dependencies import Dependencies
+from atlatl.engine.fetching import Fetcher, is_remote
 from atlatl.engine.single_flight import SingleFlight
 from atlatl.engine.sources import Source, check_checksum, from_bytes, from_location, from_path
 from atlatl.engine.zips import remove_tree, seal, unpack
@@ -47,6 +48,7 @@ class ArtifactShelf:
         self._store = store
         self._unpacked: set[str] = set()
         self._unpacks: SingleFlight[None] = SingleFlight()
+        self._fetcher = Fetcher(self._limits)
         self._dependencies = Dependencies(self._deps, self._limits.install_timeout_s)
 
     async def open(self) -> None:
@@ -76,12 +78,16 @@ class ArtifactShelf:
         return await asyncio.to_thread(from_path, Path(source), self._limits)
 
     async def fetch(self, location: str, checksum: str = "") -> Source:
-        """Reads code from where a request says it is; see `sources.from_location`.
+        """Reads code from where a request says it is.
 
         Raises:
             ChecksumMismatch: it has another SHA-256 than `checksum`, unless that is empty.
+            AtlatlError: see `Fetcher.fetch` for URLs, `sources.from_location` for all else.
         """
-        source = await asyncio.to_thread(from_location, location, self._limits)
+        if is_remote(location):
+            source = await self._fetcher.fetch(location)
+        else:
+            source = await asyncio.to_thread(from_location, location, self._limits)
         check_checksum(source, checksum)
         return source
 

@@ -1,4 +1,4 @@
-"""Where code comes from: a path, bytes, or the `location` of a request.
+"""Where code comes from: a path, bytes, or a `location` on this machine or with its data in it.
 
 Everything here may wait for the disk: call it from a thread.
 """
@@ -100,7 +100,9 @@ def from_location(location: str, limits: ArtifactSettings) -> Source:
         ArtifactInvalid: see `from_path`.
     """
     if not location:
-        raise InvalidRequest("the artifact has no location: give a path or a `data:` URL")
+        raise InvalidRequest(
+            "the artifact has no location: give a path, an `https:` URL or a `data:` URL"
+        )
     scheme, _, rest = location.partition(":")
     if location.startswith("/"):
         return _from_allowed(Path(location), limits)
@@ -110,8 +112,9 @@ def from_location(location: str, limits: ArtifactSettings) -> Source:
         return _from_allowed(_path_of_url(location), limits)
     if "://" in location:
         raise UnsupportedOperation(
-            f"locations of the kind `{scheme}:` are not fetched: give a path below one of "
-            "`artifacts.allowed_dirs`, or the code itself as a `data:` URL"
+            f"locations of the kind `{scheme[:50]}:` are not fetched: give a path below one of "
+            "`artifacts.allowed_dirs`, an `https:` URL of one of `artifacts.allowed_hosts`, or "
+            "the code itself as a `data:` URL"
         )
     raise InvalidRequest(
         f"location {location[:200]!r} is neither an absolute path nor a URL: give one of them"

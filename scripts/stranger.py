@@ -394,12 +394,13 @@ class Stranger:
         )
 
     def stream(self, task_id: str, **arguments: Any) -> Iterator[Any]:
-        return self.ask(
+        items: Iterator[Any] = self.ask(
             "StreamFunction",
             invocation_type=EXISTING_TASK,
             task_id=task_id,
             parameters=parameters(arguments),
         )
+        return items
 
 
 def parameters(arguments: dict[str, Any]) -> list[dict[str, Any]]:
