@@ -147,6 +147,35 @@ def test_breakers_open_by_both_rules_and_refusals_are_counted(server: Server) ->
     assert server.call("always").status_code == 500
 
 
+def test_the_breaker_keeps_its_word_on_the_running_service(server: Server) -> None:
+    """Closed under successes, open after three failures, and one probe when its time is over."""
+    code = (
+        "import time\n"
+        "def main(fail: bool = False, s: float = 0):\n"
+        "    assert not fail\n"
+        "    time.sleep(s)\n"
+    )
+    breaker = {"failure_threshold": 3, "success_threshold": 1, "timeout_s": 1.0}
+    server.deployed("guarded", code, breaker=breaker)
+    assert [server.call("guarded").status_code for _ in range(10)] == [200] * 10
+    assert [server.call("guarded", {"fail": True}).status_code for _ in range(3)] == [500] * 3
+    uses = sum(row["uses"] for row in server.instances("guarded"))
+    refused = server.call("guarded")
+    assert (refused.status_code, refused.json()["code"]) == (503, "CIRCUIT_OPEN")
+    assert sum(row["uses"] for row in server.instances("guarded")) == uses
+    time.sleep(1.0)
+
+    async def a_hundred() -> list[Answer]:
+        callers = [once(server.url, "guarded", {"s": 1.0}) for _ in range(100)]
+        return list(await asyncio.gather(*callers))
+
+    answers = asyncio.run(a_hundred())
+    assert Counter(answer.status for answer in answers) == {200: 1, 503: 99}
+    rows = server.http.get("/api/v1/breakers").json()["breakers"]
+    assert [row["state"] for row in rows] == ["closed"]
+    assert server.call("guarded").status_code == 200
+
+
 def test_the_pool_keeps_its_word_on_the_running_service(server: Server) -> None:
     pool = {"min_size": 2, "max_size": 8}
     scaling = {
