@@ -41,8 +41,9 @@ from atlatl.model import (
     Task,
     failed,
 )
-from atlatl.ports import Done, InstanceChannel, OnChunk
+from atlatl.ports import Done, InstanceChannel, OnChunk, Store
 from atlatl.settings import Settings, task_settings
+from atlatl.stores.memory import MemoryStore
 
 KILL_S = 0.05
 """How long a killed process takes to be gone."""
@@ -142,7 +143,9 @@ class ScriptedChannel:
 class House:
     """A manager with one scripted task, to be made inside a running loop."""
 
-    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, store: Store | None = None, **overrides: Any
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings or Settings()
         self.events: list[Happened] = []
@@ -157,7 +160,9 @@ class House:
         )
         self.breakers = Breakers(clock=loop.time)
         self.registry = Registry()
-        self.executions = Executions(self.settings.records.recent_executions)
+        self.store = store or MemoryStore()
+        self.executions = Executions(self.settings, self.store, clock=loop.time, wall=loop.time)
+        self.opening = loop.create_task(self._open())
         self.bytes = ByteBudget(self.settings.limits.max_inflight_bytes)
         self.manager = TaskExecutionManager(
             self.registry,
@@ -169,6 +174,10 @@ class House:
             chance=lambda: 0.5,
         )
         self.deployed = self.deploy("task", **overrides)
+
+    async def _open(self) -> None:
+        await self.store.open()
+        await self.executions.open()
 
     def emit(self, event: Happened) -> None:
         self.events.append(event)

@@ -1,4 +1,4 @@
-"""Tasks and artifacts for the tests of stores."""
+"""Tasks, artifacts and executions for the tests of stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from atlatl.model import Artifact, Parameter, Shape, Task
+from msgspec.structs import replace
+
+from atlatl.errors import AtlatlError, FunctionRaised
+from atlatl.model import (
+    Artifact,
+    Execution,
+    ExecutionRecord,
+    ExecutionStatus,
+    Mode,
+    Outcome,
+    OutcomeKind,
+    Parameter,
+    Result,
+    Shape,
+    Task,
+    failed,
+)
 from atlatl.settings import Settings, task_settings
 from atlatl.stores.sqlite import SqliteStore
 
@@ -53,6 +69,60 @@ def task(task_id: str = "t-1", name: str = "hello", **facts: Any) -> Task:
     }
     resolved = task_settings(Settings(), overrides)
     return Task(task_id=task_id, name=name, overrides=overrides, settings=resolved, **known | facts)
+
+
+def success(body: bytes = b'{"n":1}', output: bytes = b"printed\n") -> Outcome:
+    return Outcome(
+        kind=OutcomeKind.SUCCESS,
+        result=Result(kind="json", body=body),
+        output=output,
+        instance_id="i-1",
+        run_s=0.25,
+        memory_bytes=2**33,
+        cold=True,
+    )
+
+
+def failure(output: bytes = b"") -> Outcome:
+    return failed(FunctionRaised("ValueError: no", detail="Traceback ..."), output=output)
+
+
+def execution(execution_id: str = "e-1", outcome: Outcome | None = None, **facts: Any) -> Execution:
+    """One that is pending, or that ended with `outcome`."""
+    known: dict[str, Any] = {
+        "task_id": "t-1",
+        "task_name": "hello",
+        "function_name": "main",
+        "mode": Mode.SYNC,
+        "status": ExecutionStatus.PENDING if outcome is None else outcome.status,
+        "queued_at": 1700000000.5,
+        "completed_at": None if outcome is None else 1700000001.75,
+        "outcome": outcome,
+    }
+    return Execution(execution_id=execution_id, **known | facts)
+
+
+def claim(execution_id: str = "e-1", fingerprint: bytes = b"f" * 32, **facts: Any) -> Any:
+    """The record of a call with an id, as it is before it starts."""
+    return ExecutionRecord(execution=execution(execution_id, **facts), fingerprint=fingerprint)
+
+
+def record(execution_id: str = "e-1", outcome: Outcome | None = None, **facts: Any) -> Any:
+    """The record of a call without an id."""
+    return ExecutionRecord(execution=execution(execution_id, outcome or success(), **facts))
+
+
+def plain(stored: ExecutionRecord | None) -> Any:
+    """The record in a form that compares: errors do not."""
+    if stored is None or stored.execution.outcome is None:
+        return stored
+    outcome = stored.execution.outcome
+    bare = replace(stored.execution, outcome=replace(outcome, error=None))
+    return replace(stored, execution=bare), _plain_error(outcome.error)
+
+
+def _plain_error(error: AtlatlError | None) -> object:
+    return error and (type(error), error.message, error.retry_after_s, error.detail, vars(error))
 
 
 @asynccontextmanager

@@ -74,9 +74,9 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
 
     breakers = Breakers(clock=clock, chance=dice.random, on_change=breaker_changed)
     registry, catalogue = Registry(), Catalogue()
-    executions = Executions(settings.records.recent_executions)
     gate = Gate(settings.limits.max_concurrent_executions, settings.limits.max_queued_executions)
     store = SqliteStore(data_dir, settings)
+    executions = Executions(settings, store, clock=clock, wall=wall)
     shelf = ArtifactShelf(data_dir, settings, store)
     runtimes = RuntimeManager()
     runtimes.register("process", ProcessRuntime(settings, clock, new_id))
@@ -128,6 +128,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         settings,
         registry,
         catalogue,
+        executions,
         manager,
         gate,
         breakers,

@@ -327,6 +327,29 @@ class Execution(Record, frozen=True):
     metadata: dict[str, str] = {}
 
 
+class ExecutionRecord(Record, frozen=True):
+    """An execution as a store keeps it."""
+
+    execution: Execution
+    fingerprint: bytes = b""
+    """SHA-256 of what the call does, when its caller chose the id; else empty."""
+    interrupted: bool = False
+    """The service ended while the call was under way, and could not write how it went on."""
+
+    @property
+    def promised(self) -> bool:
+        """Kept as long as there is room: all but the successes of calls without an id."""
+        return bool(self.fingerprint) or self.execution.status is not ExecutionStatus.COMPLETED
+
+
+Place = tuple[float, str]
+"""Where an execution stands in lists, newest first: `queued_at`, then its id."""
+
+
+def place_of(execution: Execution) -> Place:
+    return execution.queued_at, execution.execution_id
+
+
 def check_task_name(name: str) -> str:
     """The name in NFC; raises InvalidRequest unless it is 1 to 128 printable characters, no `/`."""
     name = unicodedata.normalize("NFC", name)

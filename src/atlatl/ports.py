@@ -8,7 +8,19 @@ from typing import Protocol
 
 from atlatl.errors import AtlatlError
 from atlatl.events import Event
-from atlatl.model import Artifact, Call, Encoded, Outcome, Result, Shape, Task
+from atlatl.model import (
+    Artifact,
+    Call,
+    Encoded,
+    Execution,
+    ExecutionRecord,
+    ExecutionStatus,
+    Outcome,
+    Place,
+    Result,
+    Shape,
+    Task,
+)
 
 Done = Callable[[Outcome], None]
 OnChunk = Callable[[Result], None]
@@ -122,6 +134,55 @@ class Store(Protocol):
 
     async def blob(self, checksum: str) -> bytes:
         """The bytes, verified; raises ArtifactNotFound or ChecksumMismatch."""
+
+    async def claim_execution(self, record: ExecutionRecord) -> ExecutionRecord | None:
+        """Stores the record unless its id is taken.
+
+        Returns:
+            What is stored under the id already; None when the id was free and is now the
+            caller's, durably.
+        """
+
+    async def put_executions(self, records: Sequence[ExecutionRecord]) -> None:
+        """Inserts or replaces records by their ids, all of them or none."""
+
+    async def execution(self, execution_id: str) -> ExecutionRecord | None:
+        """The whole record, result and output included."""
+
+    async def executions(
+        self, *, task: str, status: ExecutionStatus | None, before: Place | None, limit: int
+    ) -> Sequence[Execution]:
+        """Executions without result and output, newest first, at most `limit`.
+
+        Args:
+            task: only of the task with this name or id; empty is all.
+            status: only with this status; None is all.
+            before: only what stands behind this place, which need not be taken.
+            limit: at most so many.
+        """
+
+    async def end_unfinished(self, outcome: Outcome, completed_at: float) -> int:
+        """Ends all that a former life of the service left under way, and marks it interrupted.
+
+        Durable executions are not meant: they go on. Returns how many there were.
+        """
+
+    async def forget_executions(self, task_id: str) -> Sequence[str]:
+        """Forgets the executions of a task; returns their ids."""
+
+    async def prune_executions(
+        self, *, ended_before: float, spare_since: float, keep: int, keep_bytes: int
+    ) -> int:
+        """Forgets ended executions; returns how many.
+
+        The unpromised go before the promised, the older before the newer.
+
+        Args:
+            ended_before: all that ended before this go.
+            spare_since: promised ones that ended since are not counted out by `keep`.
+            keep: so many may stay.
+            keep_bytes: so much result and output may stay.
+        """
 
 
 class Telemetry(Protocol):

@@ -17,6 +17,7 @@ from atlatl.core.admission import Gate
 from atlatl.core.breaker import CircuitState
 from atlatl.engine.breaker import Breakers
 from atlatl.engine.catalogue import Catalogue
+from atlatl.engine.executions import Executions
 from atlatl.engine.manager import TaskExecutionManager
 from atlatl.engine.registry import Deployed, Registry
 from atlatl.engine.views import (
@@ -55,6 +56,7 @@ class Reports:
         settings: Settings,
         registry: Registry,
         catalogue: Catalogue,
+        executions: Executions,
         manager: TaskExecutionManager,
         gate: Gate,
         breakers: Breakers,
@@ -69,6 +71,7 @@ class Reports:
         self._settings = settings
         self._registry = registry
         self._catalogue = catalogue
+        self._executions = executions
         self._manager = manager
         self._gate = gate
         self._breakers = breakers
@@ -185,6 +188,7 @@ class Reports:
             self._pool_figures(),
             self._memory(),
             self._breaker_figures(),
+            records_dropped=self._executions.dropped,
             openmetrics=openmetrics,
         )
 

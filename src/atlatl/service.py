@@ -133,6 +133,7 @@ class FunctionService:
             await parts.store.open()
             await parts.shelf.open()
             await self._deployer.load()
+            await parts.executions.open()
         except BaseException:
             await parts.store.close()
             await parts.runtimes.close()
@@ -160,6 +161,7 @@ class FunctionService:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._deployer.close()
         self._manager.close()
+        await self._executions.close()
         await self._parts.shelf.close()
         await self._parts.runtimes.close()
         await self._parts.store.close()
@@ -236,7 +238,7 @@ class FunctionService:
         deletion = await self._deployer.delete(ref, force=force)
         if found is None or not deletion.deleted or not cleanup_executions:
             return deletion
-        cleaned = self._executions.forget_task(found.task.task_id)
+        cleaned = await self._executions.forget_task(found.task.task_id)
         return msgspec.structs.replace(deletion, cleaned_executions=cleaned)
 
     def task(self, ref: str) -> Task:
@@ -383,10 +385,10 @@ class FunctionService:
         )
 
     async def execution(self, execution_id: str) -> Execution:
-        """The record as it stands now; raises ExecutionNotFound."""
-        return self._executions.get(execution_id)
+        """The record as it stands now; raises ExecutionNotFound, StoreUnavailable."""
+        return await self._executions.get(execution_id)
 
-    def executions(
+    async def executions(
         self,
         *,
         task: str = "",
@@ -394,21 +396,32 @@ class FunctionService:
         limit: int = 100,
         start_after: str = "",
     ) -> Page[Execution]:
-        """Newest first; the cursor is an execution id; raises InvalidRequest."""
-        return self._executions.page(
+        """Newest first, without results and output as far as they come from the store.
+
+        Args:
+            task: only of the task with this name or id; empty is all.
+            status: only with this status; None is all.
+            limit: at most so many; 0 is 100.
+            start_after: id of the last execution of the page before.
+
+        Raises:
+            InvalidRequest: the cursor is unknown, or the limit negative.
+            StoreUnavailable.
+        """
+        return await self._executions.page(
             task=task, status=status, limit=_page_limit(limit), start_after=start_after
         )
 
     async def cancel(
         self, execution_id: str, *, reason: str = "", force: bool = False
     ) -> CancelAnswer:
-        """Stops an execution; one that has ended keeps its status."""
+        """Stops an execution; one that has ended keeps its status; raises StoreUnavailable."""
         ticket = self._manager.ticket(execution_id)
         if ticket is not None and ticket.cancel(reason, force=force):
             return CancelAnswer(
                 success=True, message="cancelled", final_status=ExecutionStatus.CANCELLED
             )
-        ended = self._executions.ended(execution_id)
+        ended = await self._executions.find(execution_id)
         if ended is None:
             return CancelAnswer(success=False, message=f"no execution {execution_id[:140]!r}")
         return CancelAnswer(

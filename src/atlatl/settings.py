@@ -98,6 +98,10 @@ class GrpcSettings(Group, frozen=True):
         _positive(self, "max_message_bytes")
 
 
+MIN_RETENTION_S = 180.0
+"""Records of executions live at least this long after the end, whatever their number."""
+
+
 class LimitSettings(Group, frozen=True):
     max_concurrent_executions: int = 1000
     """Calls that run at the same time, all tasks together."""
@@ -121,6 +125,10 @@ class LimitSettings(Group, frozen=True):
     """Bodies and unread answers, over both fronts; beyond it 503."""
     memory_budget_bytes: int = 0
     """All instances together; 0 is half of the smaller of RAM and the cgroup's limit."""
+    execution_retention_s: float = 86_400.0
+    """Age at which the record of an ended execution is forgotten; at least 180."""
+    execution_retention_count: int = 100_000
+    """Stored records of executions; beyond it the oldest go, successes without an id first."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -139,6 +147,11 @@ class LimitSettings(Group, frozen=True):
             "artifact_idle_timeout_ms",
             "task_idle_timeout_ms",
             "memory_budget_bytes",
+            "execution_retention_count",
+        )
+        _require(
+            self.execution_retention_s >= MIN_RETENTION_S,
+            f"`execution_retention_s` must be at least {MIN_RETENTION_S:g}",
         )
 
 
@@ -413,10 +426,15 @@ class BlankPoolSettings(Group, frozen=True):
 
 class RecordSettings(Group, frozen=True):
     recent_executions: int = 10_000
-    """Executions remembered, the newest ones."""
+    """Executions remembered in memory, the newest ones."""
+    record_writes_per_s: int = 1000
+    """Successes of calls without an id that are stored, a second; the rest is only in memory."""
+    execution_retention_bytes: int = 1_073_741_824
+    """Stored results and output of executions; beyond it the oldest records go."""
 
     def __post_init__(self) -> None:
         _positive(self, "recent_executions")
+        _non_negative(self, "record_writes_per_s", "execution_retention_bytes")
 
 
 class DrainSettings(Group, frozen=True):

@@ -3,47 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from atlatl.errors import ArtifactNotFound, Conflict, StoreUnavailable
 from atlatl.ports import Store
-from atlatl.settings import Settings
-from atlatl.stores.memory import MemoryStore
-from atlatl.stores.sqlite import SqliteStore
+from tests.contract.conftest import Run, reopen
 from tests.store_samples import artifact, sha256, task
-
-Run = Callable[[Callable[[Store], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
-    """Runs a coroutine function with an open store."""
-
-    def run(work: Callable[[Store], Awaitable[None]]) -> None:
-        async def main() -> None:
-            store: Store = (
-                MemoryStore()
-                if request.param == "memory"
-                else SqliteStore(tmp_path / "data", Settings())
-            )
-            await store.open()
-            try:
-                await work(store)
-            finally:
-                await store.close()
-
-        asyncio.run(main())
-
-    return run
-
-
-async def reopen(store: Store) -> None:
-    await store.close()
-    await store.open()
 
 
 def test_a_task_comes_back_equal_after_a_restart(run: Run) -> None:
@@ -211,7 +178,7 @@ def test_what_was_put_is_seen_by_the_next_read(run: Run) -> None:
 def test_odd_but_legal_values_survive(run: Run) -> None:
     odd = task(
         name="naïve ☃ '; DROP TABLE tasks; --",
-        overrides={"env": {"KEY": "a\n\"'"}, "labels": {"": "x" * 10_000}},
+        overrides={"env": {"KEY": "a\n\"'"}, "labels": {"a\0b": "x" * 10_000}},
         shapes={},
         artifact=msgspec.structs.replace(artifact(), labels={}, size_bytes=2**62),
     )

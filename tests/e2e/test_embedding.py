@@ -60,7 +60,7 @@ def test_cancelling_the_caller_cancels_the_execution(tmp_path: Path) -> None:
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
-            assert service.executions().items[0].status.value == "CANCELLED"
+            assert (await service.executions()).items[0].status.value == "CANCELLED"
             while service.pools()[0].in_use:
                 await asyncio.sleep(0.01)
 

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,10 @@ class FailingConnection(sqlite3.Connection):
     def execute(self, *args: Any) -> sqlite3.Cursor:
         type(self).refuse()
         return super().execute(*args)
+
+    def executemany(self, *args: Any) -> sqlite3.Cursor:
+        type(self).refuse()
+        return super().executemany(*args)
 
     def executescript(self, script: str) -> sqlite3.Cursor:
         type(self).refuse()
@@ -134,10 +138,10 @@ def assert_confirmed_or_next(directory: Path, done: list[list[Task]]) -> None:
     assert state_of(directory) in [done[-1], *following]
 
 
-def test_a_crash_at_any_statement_or_disk_call_leaves_the_old_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Copies the directory, as a killed process would leave it, before each step."""
+def copy_before_each_step(
+    tmp_path: Path, work: Callable[[SqliteStore], Awaitable[None]]
+) -> list[Path]:
+    """Runs `work`; copies the directory before each step, as a killed process would leave it."""
     data, copies = tmp_path / "data", tmp_path / "copies"
     guard, copying, errors = threading.Lock(), itertools.count(), []
 
@@ -164,16 +168,21 @@ def test_a_crash_at_any_statement_or_disk_call_leaves_the_old_or_the_new(
 
         return wrapped
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite.sqlite3, "connect", traced_connect)
         patch.setattr(os, "fsync", before(fsync))
         patch.setattr(Path, "replace", before(replace))
         patch.setattr(Path, "unlink", before(unlink))
-        done: list[list[Task]] = []
-        with_sqlite(data, lambda store: deploy_twice(store, done))
+        with_sqlite(data, work)
     assert errors == []
+    return sorted(copies.iterdir())
+
+
+def test_a_crash_at_any_statement_or_disk_call_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    done: list[list[Task]] = []
+    copies = copy_before_each_step(tmp_path, lambda store: deploy_twice(store, done))
     assert done == STATES[1:]
-    found = [state_of(copy) for copy in sorted(copies.iterdir())]
+    found = [state_of(copy) for copy in copies]
     assert len(found) > 40
     assert [STATES.index(state) for state in found] == sorted(map(STATES.index, found))
     assert found[0] == [] and found[-1] == [NEW]

@@ -212,7 +212,7 @@ class FakeService:
             raise ExecutionNotFound(f"there is no execution {execution_id!r}")
         return self.known[execution_id]
 
-    def executions(self, **asked: Any) -> Page[Execution]:
+    async def executions(self, **asked: Any) -> Page[Execution]:
         self.asked.append(asked)
         return Page(items=list(self.known.values()), next_start_after=None)
 

@@ -155,7 +155,7 @@ class FakeService:
             raise ExecutionNotFound(f"no execution {execution_id[:20]!r}")
         return self.record(Call(execution_id="known", task_name="greeter", payload=None))  # type: ignore[arg-type]
 
-    def executions(self, **query: Any) -> Page[Execution]:
+    async def executions(self, **query: Any) -> Page[Execution]:
         self.query = query
         call = Call(execution_id="known", task_name="greeter", payload=None)  # type: ignore[arg-type]
         return Page(items=[self.record(call)])

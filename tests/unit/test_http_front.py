@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from atlatl import errors
-from atlatl.model import Call, Event, Outcome, OutcomeKind, Result, failed
+from atlatl.model import Call, Event, Mode, Outcome, OutcomeKind, Result, failed
 from tests.unit.front_fakes import (
     BEARER,
     FakeService,
@@ -170,6 +171,15 @@ def test_the_status_path_that_answers_name_is_served() -> None:
     assert tree["found"] is True
     assert tree["result"]["status"] == "EXECUTION_STATUS_COMPLETED"
     assert ask(known(DONE), "GET", "/api/v1/executions/other/status").status_code == 404
+
+
+def test_a_result_that_had_to_go_is_not_taken_for_an_empty_one() -> None:
+    service = known(Outcome(kind=OutcomeKind.SUCCESS))
+    answer = ask(service, "GET", ONE + "/result")
+    assert (answer.status_code, answer.json()["code"]) == (404, "EXECUTION_NOT_FOUND")
+    assert "not kept any more" in answer.json()["detail"]
+    service.known["e-1"] = replace(service.known["e-1"], mode=Mode.STREAM)
+    assert ask(service, "GET", ONE + "/result").status_code == 200
 
 
 def test_an_id_with_slashes_in_it_is_found() -> None:

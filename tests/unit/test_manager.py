@@ -26,7 +26,7 @@ def test_a_call_is_answered_and_recorded() -> None:
         assert done.status is ExecutionStatus.COMPLETED
         assert done.cold_start
         assert done.instance_id == "i0"
-        assert house.executions.get(done.execution_id) == done
+        assert await house.executions.get(done.execution_id) == done
         again = await house.run()
         assert not again.cold_start
         assert again.instance_id == "i0"
@@ -174,7 +174,8 @@ def test_refusals_are_seen_and_leave_nothing() -> None:
         assert _error(unknown).code == "TASK_NOT_FOUND"  # type: ignore[union-attr]
         refusals = [event for event in house.events if isinstance(event, CallRefused)]
         assert [event.code for event in refusals] == ["RATE_LIMITED", "TASK_NOT_FOUND"]
-        assert len(house.executions.page(task="", status=None, limit=9, start_after="").items) == 1
+        page = await house.executions.page(task="", status=None, limit=9, start_after="")
+        assert len(page.items) == 1
 
     virtual_time.run(main())
 

@@ -1,22 +1,54 @@
-"""The executions that the service remembers: those under way, and the newest that ended."""
+"""The executions that the service knows: those under way, the newest, and the stored ones.
+
+A call is entered and ended in memory; the store is asked only for what memory does not
+have, and before a call with an id of its caller starts.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import heapq
+import logging
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Protocol
 
-from msgspec.structs import replace
-
+from atlatl.engine.recent import RecentExecutions
+from atlatl.engine.records import RecordWriter
 from atlatl.engine.views import Page
-from atlatl.errors import Conflict, ExecutionNotFound, InvalidRequest
-from atlatl.model import Execution, ExecutionStatus
+from atlatl.errors import (
+    AtlatlError,
+    Conflict,
+    ExecutionNotFound,
+    InstanceLost,
+    InternalFailure,
+    InvalidRequest,
+    StoreUnavailable,
+)
+from atlatl.model import (
+    Execution,
+    ExecutionRecord,
+    ExecutionStatus,
+    Place,
+    check_execution_id,
+    failed,
+    place_of,
+)
+from atlatl.settings import MIN_RETENTION_S
 
-KEPT_BYTES = 16 * 1024 * 1024
-"""Results and output of ended executions, all together; the oldest give way."""
+if TYPE_CHECKING:
+    from atlatl.ports import Store
+    from atlatl.settings import Settings
 
-KEPT_BYTES_EACH = 1024 * 1024
-"""A result larger than this is not kept after it was answered."""
+log = logging.getLogger(__name__)
+
+PRUNE_S = 30.0
+"""How often what is stored is held against its bounds."""
+
+MAX_CURSORS = 10_000
+"""Places of handed-out cursors that are remembered, so that they outlive their executions."""
+
+Claimed = Callable[[ExecutionRecord | AtlatlError | None], None]
 
 
 class LiveExecution(Protocol):
@@ -26,45 +58,110 @@ class LiveExecution(Protocol):
 
 
 class Executions:
-    """Index of executions by id; bounded by number and by bytes.
+    """Index of executions by id.
 
     Args:
-        max_recent: ended executions remembered.
+        settings: what is kept, and for how long.
+        store: what survives a restart.
+        clock: monotonic seconds.
+        wall: Unix seconds, for records only.
     """
 
-    def __init__(self, max_recent: int) -> None:
-        self._max_recent = max_recent
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._wall = wall
         self._live: dict[str, LiveExecution] = {}
-        self._ended: OrderedDict[str, Execution] = OrderedDict()
-        self._with_bytes: OrderedDict[str, int] = OrderedDict()
-        self._bytes = 0
-        self._fingerprints: dict[str, bytes] = {}
+        self._recent = RecentExecutions(settings.records.recent_executions)
+        self._writer = RecordWriter(store, settings.records.record_writes_per_s, clock=clock)
+        self._cursors: OrderedDict[str, Place] = OrderedDict()
+        self._background: list[asyncio.Task[None]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+
+    # --- life ---
+
+    async def open(self) -> None:
+        """Ends what a former life of the service left under way; raises StoreUnavailable."""
+        lost = InstanceLost("the service ended while the call was under way")
+        count = await self._store.end_unfinished(failed(lost), self._wall())
+        if count:
+            log.warning("%d calls were under way when the service ended; they are lost", count)
+        self._background = [
+            asyncio.create_task(self._writer.run(), name="record-writer"),
+            asyncio.create_task(self._prune_on_and_on(), name="record-pruner"),
+        ]
+
+    async def close(self) -> None:
+        """Writes every record that still waits to be written."""
+        await asyncio.gather(*self._asking)
+        background, self._background = self._background, []
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await self._writer.close()
+
+    async def _prune_on_and_on(self) -> None:
+        while True:
+            await asyncio.sleep(PRUNE_S)
+            try:
+                await self.prune()
+            except StoreUnavailable as error:
+                log.warning("old records of executions could not be removed: %s", error)
+
+    async def prune(self) -> int:
+        """Removes stored records beyond age, number and bytes; returns how many."""
+        now, limits = self._wall(), self._settings.limits
+        return await self._store.prune_executions(
+            ended_before=now - limits.execution_retention_s,
+            spare_since=now - MIN_RETENTION_S,
+            keep=limits.execution_retention_count,
+            keep_bytes=self._settings.records.execution_retention_bytes,
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Records that were not stored and never will be."""
+        return self._writer.dropped
+
+    # --- the path of a call ---
 
     def live(self, execution_id: str) -> LiveExecution | None:
         return self._live.get(execution_id)
 
-    def ended(self, execution_id: str) -> Execution | None:
-        return self._ended.get(execution_id)
+    def begin(self, execution_id: str, execution: LiveExecution, *, given: bool = False) -> None:
+        """Enters an execution.
 
-    def begin(self, execution_id: str, execution: LiveExecution) -> None:
-        """Raises Conflict when the id is taken: the caller looks first."""
-        if execution_id in self._live or execution_id in self._ended:
+        Args:
+            execution_id: its id.
+            execution: the handle on it.
+            given: its caller chose the id and looked for an earlier execution.
+
+        Raises:
+            Conflict: the id is taken.
+        """
+        if execution_id in self._live or (not given and execution_id in self._recent):
             raise Conflict(f"execution id {execution_id!r} is taken")
         self._live[execution_id] = execution
-
-    def fingerprint(self, execution_id: str) -> bytes:
-        """What the call of an ended execution did; empty when the caller gave no id."""
-        return self._fingerprints.get(execution_id, b"")
 
     def end(self, execution: Execution, fingerprint: bytes = b"") -> None:
         """Moves an execution from those under way to those that ended."""
         self._live.pop(execution.execution_id, None)
-        self._remember(execution)
-        if fingerprint:
-            self._fingerprints[execution.execution_id] = fingerprint
-        while len(self._ended) > self._max_recent:
-            oldest, _ = self._ended.popitem(last=False)
-            self._drop(oldest)
+        kept = self._recent.add(execution, fingerprint)
+        if fingerprint or execution.status is not ExecutionStatus.COMPLETED:
+            self._writer.keep(ExecutionRecord(execution=execution, fingerprint=fingerprint))
+        else:
+            self._writer.offer(kept)
+
+    def leave(self, execution_id: str) -> None:
+        """Takes out an execution that was none: another one has its id."""
+        self._live.pop(execution_id, None)
 
     def add_output(self, execution_id: str, output: bytes) -> None:
         """Adds what an ended execution printed, when it is known only after its end.
@@ -72,28 +169,92 @@ class Executions:
         That is so for a call whose deadline passed: its caller is answered at once, its output
         is collected when the process is gone.
         """
-        ended = self._ended.get(execution_id)
-        if ended is None or ended.outcome is None or not output:
+        if not output or execution_id in self._live:
             return
-        outcome = replace(ended.outcome, output=ended.outcome.output + output)
-        self._remember(replace(ended, outcome=outcome))
+        record = self._recent.with_output(execution_id, output)
+        if record is not None:
+            self._writer.keep(record)
 
-    def get(self, execution_id: str) -> Execution:
-        """Raises ExecutionNotFound."""
-        live = self._live.get(execution_id)
-        if live is not None:
-            return live.view()
-        ended = self._ended.get(execution_id)
-        if ended is None:
+    # --- calls with an id ---
+
+    def first_of(self, execution_id: str) -> ExecutionRecord | None:
+        """An earlier execution under this id with all its bytes, if memory has that."""
+        return self._recent.whole(execution_id) or self._writer.waiting(execution_id)
+
+    def claim(self, record: ExecutionRecord, claimed: Claimed) -> None:
+        """Asks the store for an id.
+
+        Args:
+            record: the call, not yet begun.
+            claimed: gets, later, None when the id is the call's and durably so; what is
+                recorded under it; or why nobody knows.
+        """
+        self._ask(self._writer.claim(record), claimed)
+
+    def note(self, record: ExecutionRecord, noted: Claimed) -> None:
+        """Stores which attempt of a claimed call begins; `noted` gets None or an error."""
+        self._ask(self._writer.put(record), noted)
+
+    def _ask(
+        self, question: Coroutine[None, None, ExecutionRecord | None], answered: Claimed
+    ) -> None:
+        async def ask() -> None:
+            answer: ExecutionRecord | AtlatlError | None
+            try:
+                answer = await question
+            except AtlatlError as error:
+                answer = error
+            except Exception:
+                log.exception("the store failed")
+                answer = InternalFailure("the store failed in a way it should not; see the log")
+            answered(answer)
+
+        task = asyncio.get_running_loop().create_task(ask())
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    # --- reading ---
+
+    async def get(self, execution_id: str) -> Execution:
+        """The record as it stands now; raises ExecutionNotFound, StoreUnavailable."""
+        found = await self.find(execution_id)
+        if found is None:
             raise ExecutionNotFound(
                 f"no execution {execution_id[:140]!r} is known; it never was, or it is too long ago"
             )
-        return ended
+        return found
 
-    def page(
+    async def find(self, execution_id: str) -> Execution | None:
+        """As `get`, but None when there is none."""
+        live = self._live.get(execution_id)
+        if live is not None:
+            return live.view()
+        record = self.first_of(execution_id)
+        if record is not None:
+            return record.execution
+        recent = self._recent.get(execution_id)
+        stored = await self._stored(execution_id, recent)
+        return recent if stored is None else stored
+
+    async def _stored(self, execution_id: str, recent: Execution | None) -> Execution | None:
+        """What the store has, unless memory knows better."""
+        try:
+            check_execution_id(execution_id)
+            record = await self._store.execution(execution_id)
+        except InvalidRequest:
+            return None  # nothing can have this id
+        except StoreUnavailable:
+            if recent is None:
+                raise
+            return None
+        if record is None or (recent is not None and not record.execution.status.terminal):
+            return None
+        return record.execution
+
+    async def page(
         self, *, task: str, status: ExecutionStatus | None, limit: int, start_after: str
     ) -> Page[Execution]:
-        """Newest first.
+        """Newest first, by the time of acceptance.
 
         Args:
             task: only of the task with this name or id; empty is all.
@@ -103,78 +264,64 @@ class Executions:
 
         Raises:
             InvalidRequest: the cursor names no execution that is still known.
+            StoreUnavailable.
         """
-        rows = self._newest_first()
-        if start_after:
-            _skip_past(rows, start_after)
-        items: list[Execution] = []
-        for row in rows:
-            if task and task not in (row.task_name, row.task_id):
-                continue
-            if status is not None and row.status is not status:
-                continue
-            if len(items) == limit:
-                return Page(items=items, next_start_after=items[-1].execution_id)
-            items.append(row)
-        return Page(items=items, next_start_after=None)
+        before = await self._place_of(start_after) if start_after else None
+        known = self._in_memory()
+        rows = [
+            execution
+            for execution in known.values()
+            if task in ("", execution.task_name, execution.task_id)
+            and status in (None, execution.status)
+            and (before is None or place_of(execution) < before)
+        ]
+        rows = heapq.nlargest(limit + 1, rows, key=place_of)
+        # Memory need not have the newest: what it lost or never had may lie between.
+        reached = before
+        while True:
+            stored = await self._store.executions(
+                task=task, status=status, before=reached, limit=limit + 1
+            )
+            rows += (execution for execution in stored if execution.execution_id not in known)
+            if len(stored) <= limit:
+                break
+            reached = place_of(stored[-1])
+            if sum(place_of(row) >= reached for row in rows) > limit:
+                break
+        return self._cut(heapq.nlargest(limit + 1, rows, key=place_of), limit)
 
-    def forget_task(self, task_id: str) -> int:
-        """Removes the ended executions of a task; returns how many."""
-        ids = [each.execution_id for each in self._ended.values() if each.task_id == task_id]
-        for execution_id in ids:
-            del self._ended[execution_id]
-            self._drop(execution_id)
+    def _cut(self, rows: list[Execution], limit: int) -> Page[Execution]:
+        if len(rows) <= limit:
+            return Page(items=rows, next_start_after=None)
+        last = rows[limit - 1]
+        self._cursors[last.execution_id] = place_of(last)
+        self._cursors.move_to_end(last.execution_id)
+        if len(self._cursors) > MAX_CURSORS:
+            self._cursors.popitem(last=False)
+        return Page(items=rows[:limit], next_start_after=last.execution_id)
+
+    def _in_memory(self) -> dict[str, Execution]:
+        """The latest that is known of each: under way before ended before not yet stored."""
+        known = {row.execution.execution_id: row.execution for row in self._writer.all_waiting()}
+        known.update({row.execution_id: row for row in self._recent.all()})
+        known.update({key: live.view() for key, live in self._live.items()})
+        return known
+
+    async def _place_of(self, cursor: str) -> Place:
+        """The cursor's place when it was handed out, which may be all that is left of it."""
+        place = self._cursors.get(cursor)
+        if place is not None:
+            return place
+        execution = await self.find(cursor)
+        if execution is None:
+            raise InvalidRequest(
+                f"start_after {cursor[:140]!r} is no execution that is still known; "
+                "begin again without it"
+            )
+        return place_of(execution)
+
+    async def forget_task(self, task_id: str) -> int:
+        """Removes the ended executions of a task; returns how many; raises StoreUnavailable."""
+        ids = set(self._recent.forget_task(task_id))
+        ids.update(await self._writer.forget_task(task_id))
         return len(ids)
-
-    def _drop(self, execution_id: str) -> None:
-        self._bytes -= self._with_bytes.pop(execution_id, 0)
-        self._fingerprints.pop(execution_id, None)
-
-    def _newest_first(self) -> Iterator[Execution]:
-        for live in reversed(list(self._live.values())):
-            yield live.view()
-        yield from reversed(list(self._ended.values()))
-
-    def _remember(self, execution: Execution) -> None:
-        execution_id = execution.execution_id
-        self._bytes -= self._with_bytes.pop(execution_id, 0)
-        execution = _without_large_result(execution)
-        self._ended[execution_id] = execution
-        size = _payload_bytes(execution)
-        if size:
-            self._with_bytes[execution_id] = size
-            self._bytes += size
-        while self._bytes > KEPT_BYTES:
-            oldest, freed = self._with_bytes.popitem(last=False)
-            self._bytes -= freed
-            self._ended[oldest] = _without_payload(self._ended[oldest])
-
-
-def _skip_past(rows: Iterator[Execution], execution_id: str) -> None:
-    for row in rows:
-        if row.execution_id == execution_id:
-            return
-    raise InvalidRequest(
-        f"start_after {execution_id[:140]!r} is no execution that is still known; "
-        "begin again without it"
-    )
-
-
-def _payload_bytes(execution: Execution) -> int:
-    outcome = execution.outcome
-    if outcome is None:
-        return 0
-    return len(outcome.output) + (len(outcome.result.body) if outcome.result else 0)
-
-
-def _without_large_result(execution: Execution) -> Execution:
-    outcome = execution.outcome
-    if outcome is None or outcome.result is None or len(outcome.result.body) <= KEPT_BYTES_EACH:
-        return execution
-    return replace(execution, outcome=replace(outcome, result=None))
-
-
-def _without_payload(execution: Execution) -> Execution:
-    if execution.outcome is None:
-        return execution
-    return replace(execution, outcome=replace(execution.outcome, result=None, output=b""))

@@ -8,25 +8,25 @@ retries and streams go through `start`, so no rule stands twice.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from atlatl.core.retrying import next_delay
 from atlatl.core.waiting import Waiter
 from atlatl.engine.arguments import encode
+from atlatl.engine.claims import Claims
 from atlatl.engine.deadlines import Deadlines
 from atlatl.engine.ticket import Finished, Ticket, fingerprint
 from atlatl.errors import (
     AtlatlError,
     Cancelled,
     CircuitOpenError,
-    Conflict,
     Draining,
     FunctionRaised,
     InstanceCrashed,
     InstanceLost,
     InvalidRequest,
+    NoCapacity,
     OutOfMemory,
     StartFailed,
     TimedOut,
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from atlatl.engine.pool import InstancePool
     from atlatl.engine.registry import Registry
     from atlatl.ports import OnChunk, Telemetry
-
-log = logging.getLogger(__name__)
 
 RETRIED = (FunctionRaised, InstanceCrashed, InstanceLost, OutOfMemory, StartFailed)
 """What another attempt may follow; never a caller's error, a refusal or a deadline."""
@@ -85,6 +83,13 @@ class TaskExecutionManager:
         self._bytes = inflight
         self._executions = executions
         self._telemetry = telemetry
+        self._claims = Claims(
+            executions,
+            clock=clock,
+            attempt=self._attempt,
+            settle=self._settle,
+            withdraw=self._withdraw,
+        )
         self._clock = clock
         self._wall = wall
         self._chance = chance
@@ -111,15 +116,16 @@ class TaskExecutionManager:
         ticket = Ticket(self, call, finished, on_chunk, now, self._wall())
         try:
             self._prepare(ticket, now)
-            if call.id_given:
-                first = self._first_of(ticket)
-                if first is not None:
-                    return first
+            if call.id_given and self._claims.joins_first(ticket):
+                return ticket
             self._admit(ticket, now)
         except AtlatlError as error:
             self._refuse(ticket, error)
             return ticket
-        self._attempt(ticket, now)
+        if call.id_given:
+            self._claims.claim(ticket)
+        else:
+            self._attempt(ticket, now)
         return ticket
 
     def _prepare(self, ticket: Ticket, now: float) -> None:
@@ -137,22 +143,6 @@ class TaskExecutionManager:
             check_execution_id(call.execution_id)
             ticket.fingerprint = fingerprint(deployed.task.name, call.function, ticket.encoded)
 
-    def _first_of(self, ticket: Ticket) -> Ticket | None:
-        """Joins a repeated execution id to the first execution; Conflict for another call."""
-        execution_id = ticket.execution_id
-        live = self._executions.live(execution_id)
-        if isinstance(live, Ticket):
-            _check_same(live.fingerprint, ticket)
-            live.finished.append(ticket.finished[0])
-            return ticket
-        ended = self._executions.ended(execution_id)
-        if ended is None:
-            return None
-        _check_same(self._executions.fingerprint(execution_id), ticket)
-        ticket.settled = ended
-        _tell(ticket.finished[0], ended)
-        return ticket
-
     def _admit(self, ticket: Ticket, now: float) -> None:
         """Takes the call in, or raises what refuses it."""
         if self._draining:
@@ -163,11 +153,15 @@ class TaskExecutionManager:
         if deployed.bucket is not None:
             deployed.bucket.take(now)
         ticket.n_bytes = len(encoded.body)
-        self._bytes.take(ticket.n_bytes)
+        self._executions.begin(ticket.execution_id, ticket, given=ticket.call.id_given)
+        try:
+            self._bytes.take(ticket.n_bytes)
+        except NoCapacity:
+            self._executions.leave(ticket.execution_id)
+            raise
         deployed.retry_budget.called()
         deployed.running += 1
         deployed.last_used = now
-        self._executions.begin(ticket.execution_id, ticket)
         self._tickets[ticket] = None
         self._idle.clear()
         ticket.slot = self._deadlines.add(ticket.deadline, ticket)
@@ -289,8 +283,10 @@ class TaskExecutionManager:
         ticket.retry_timer = None
         if self._draining:
             self._settle(ticket, failed(self._refusal_of_drain()))
-            return
-        self._attempt(ticket, self._clock())
+        elif ticket.call.id_given:
+            self._claims.note_attempt(ticket)
+        else:
+            self._attempt(ticket, self._clock())
 
     def _expired(self, ticket: Ticket) -> None:
         """The one deadline: what waits is withdrawn, what runs is ended."""
@@ -333,9 +329,19 @@ class TaskExecutionManager:
     def _refuse(self, ticket: Ticket, error: AtlatlError) -> None:
         """A call that was never accepted: counted apart, remembered nowhere."""
         outcome = failed(error)
-        ticket.settled = ticket.record(outcome.status, outcome, self._wall())
         self._emit_refusal(ticket, error)
-        _tell(ticket.finished[0], ticket.settled)
+        ticket.answer(ticket.record(outcome.status, outcome, self._wall()))
+
+    def _withdraw(self, ticket: Ticket, answer: Execution | AtlatlError) -> None:
+        """An accepted call turns out to be none: it leaves no trace but its answer."""
+        self._executions.leave(ticket.execution_id)
+        self._give_back(ticket, self._clock())
+        if isinstance(answer, AtlatlError):
+            self._emit_refusal(ticket, answer)
+            outcome = failed(answer)
+            answer = ticket.record(outcome.status, outcome, self._wall())
+        ticket.answer(answer)
+        self._check_idle()
 
     def _settle(self, ticket: Ticket, outcome: Outcome) -> None:
         """The only place where an accepted execution ends."""
@@ -346,14 +352,11 @@ class TaskExecutionManager:
         now = self._clock()
         record = ticket.record(outcome.status, outcome, ticket.queued_at + now - ticket.accepted)
         ticket.settled = record
-        self._deadlines.discard(ticket.slot, ticket)
-        del self._tickets[ticket]
-        self._bytes.give_back(ticket.n_bytes)
-        deployed.running -= 1
+        self._give_back(ticket, now)
         deployed.execution_count += 1
         deployed.last_status = record.status
-        deployed.last_used = now
-        self._executions.end(record, ticket.fingerprint)
+        if not ticket.asking:  # else it is remembered when the store has answered
+            self._executions.end(record, ticket.fingerprint)
         if outcome.kind in (OutcomeKind.REJECTED, OutcomeKind.INVALID) and outcome.error:
             self._emit_refusal(ticket, outcome.error)
         else:
@@ -365,9 +368,18 @@ class TaskExecutionManager:
                     latency_s=now - ticket.accepted,
                 )
             )
-        for finished in ticket.finished:
-            _tell(finished, record)
+        ticket.answer(record)
         self._check_idle()
+
+    def _give_back(self, ticket: Ticket, now: float) -> None:
+        """Frees what `_admit` took."""
+        deployed = ticket.deployed
+        assert deployed is not None
+        self._deadlines.discard(ticket.slot, ticket)
+        del self._tickets[ticket]
+        self._bytes.give_back(ticket.n_bytes)
+        deployed.running -= 1
+        deployed.last_used = now
 
     def _emit_refusal(self, ticket: Ticket, error: AtlatlError) -> None:
         self._telemetry.emit(
@@ -461,19 +473,3 @@ def _check_environment(call: Call) -> None:
         check_environment(call.environment)
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
-
-
-def _check_same(first: bytes, ticket: Ticket) -> None:
-    if first != ticket.fingerprint:
-        raise Conflict(
-            f"execution id {ticket.execution_id!r} was given to another call (task, function or "
-            "arguments differ); choose a new id"
-        )
-
-
-def _tell(finished: Finished, record: Execution) -> None:
-    """One caller's faulty callback must not keep the others from their answer."""
-    try:
-        finished(record)
-    except Exception:
-        log.exception("the callback of execution %s failed", record.execution_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,15 @@ import msgspec
 
 from atlatl.core.waiting import Waiter
 from atlatl.errors import AtlatlError
-from atlatl.model import Call, Encoded, Execution, ExecutionStatus, Outcome, Result
+from atlatl.model import (
+    Call,
+    Encoded,
+    Execution,
+    ExecutionRecord,
+    ExecutionStatus,
+    Outcome,
+    Result,
+)
 
 if TYPE_CHECKING:
     from atlatl.core.breaker import Permit
@@ -21,14 +30,21 @@ if TYPE_CHECKING:
     from atlatl.engine.registry import Deployed
     from atlatl.ports import OnChunk
 
+log = logging.getLogger(__name__)
+
 Finished = Callable[[Execution], None]
 
 
 class Ticket:
-    """One call from its acceptance to its end, and the caller's handle on it."""
+    """One call from its acceptance to its end, and the caller's handle on it.
+
+    Attributes:
+        asking: the store is being asked for the call's id; the call goes on when it answers.
+    """
 
     __slots__ = (
         "accepted",
+        "asking",
         "attempt",
         "call",
         "cold",
@@ -79,6 +95,7 @@ class Ticket:
         self.lease: Lease | None = None
         self.last: Outcome | None = None
         self.fingerprint = b""
+        self.asking = False
         self.n_bytes = 0
         self.waiter: Waiter | None = None
         self.retry_timer: asyncio.TimerHandle | None = None
@@ -112,12 +129,32 @@ class Ticket:
         if self.settled is None and self.on_chunk is not None:
             self.on_chunk(result)
 
+    @property
+    def max_retries(self) -> int:
+        asked = self.call.max_retries
+        if asked is not None or self.deployed is None:
+            return asked or 0
+        return self.deployed.task.settings.retry.max_retries
+
+    def unfinished(self) -> ExecutionRecord:
+        """What is stored before the call, or its next attempt, begins."""
+        return ExecutionRecord(execution=self.view(), fingerprint=self.fingerprint)
+
     def view(self) -> Execution:
         """The record as it stands now."""
         if self.settled is not None:
             return self.settled
         running = self.lease is not None
         return self.record(ExecutionStatus.RUNNING if running else ExecutionStatus.PENDING)
+
+    def answer(self, record: Execution) -> None:
+        """Tells all who wait for the call how it ended; once."""
+        self.settled = record
+        for finished in self.finished:
+            try:
+                finished(record)
+            except Exception:  # it must not keep the others from their answer
+                log.exception("the callback of execution %s failed", record.execution_id)
 
     def record(
         self,

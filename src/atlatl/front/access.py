@@ -63,13 +63,24 @@ class Gate:
         name = _host_name(host)
         if not is_loopback(name):
             raise PermissionDenied(
-                f"host {name!r} is not this service's: ask for it as localhost, or send a token"
+                f"host {name[:140]!r} is not this service's: ask for it as localhost, or send a "
+                "token"
             )
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            raise PermissionDenied(f"pages of {origin!r} may not call this service without a token")
+        if origin is not None and _authority(origin) != host.lower():
+            raise PermissionDenied(
+                f"pages of {origin[:140]!r} may not call this service without a token"
+            )
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise PermissionDenied("pages of other sites may not call this service without a token")
+
+
+def _authority(origin: str) -> str:
+    """Host and port of an `Origin`; empty, which is no host, when it is malformed."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _host_name(host: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -15,6 +15,11 @@ from atlatl.errors import InvalidRequest, PayloadTooLarge
 
 MAX_PAGE = 1000
 
+LARGEST_COUNT = 2**53
+"""Of a query parameter; larger ones are not exact in JSON."""
+
+T = TypeVar("T")
+
 
 def json_answer(
     value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
@@ -25,6 +30,25 @@ def json_answer(
         headers=headers,
         media_type="application/json",
     )
+
+
+def read_json(content: bytes, kind: type[T], name: str) -> T:
+    """A JSON text that a caller sent.
+
+    Args:
+        content: the text.
+        kind: what it has to be.
+        name: of the text, for the error.
+
+    Raises:
+        InvalidRequest: it is no JSON, or not of that kind.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{name}: {error}") from None
+    except RecursionError:
+        raise InvalidRequest(f"{name}: it is nested too deep") from None
 
 
 def address(request: Request, *segments: str) -> str:
@@ -46,7 +70,7 @@ def bounded(request: Request, max_bytes: int, setting: str) -> Request:
     """
     too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes (`{setting}`)")
     stated = request.headers.get("content-length", "")
-    if stated.isdigit() and int(stated) > max_bytes:
+    if is_whole_number(stated) and int(stated) > max_bytes:
         raise too_large
     received = 0
 
@@ -77,7 +101,7 @@ def flag_parameter(request: Request, name: str) -> bool:
         return False
     if value in ("1", "true"):
         return True
-    raise InvalidRequest(f"`{name}` is true or false, it is {value!r}")
+    raise InvalidRequest(f"`{name}` is true or false, it is {value[:140]!r}")
 
 
 def count_parameter(request: Request, name: str, default: int) -> int:
@@ -87,9 +111,15 @@ def count_parameter(request: Request, name: str, default: int) -> int:
         InvalidRequest: it is not a whole number from 0.
     """
     value = text_parameter(request, name) or "0"
-    if not (value.isascii() and value.isdigit()):
-        raise InvalidRequest(f"`{name}` is a whole number of 0 or more, it is {value!r}")
-    return int(value) or default
+    count = int(value) if is_whole_number(value) else -1
+    if not 0 <= count <= LARGEST_COUNT:
+        raise InvalidRequest(f"`{name}` is a whole number of 0 or more, it is {value[:140]!r}")
+    return count or default
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether `int` takes it: that refuses some digits of Unicode, and thousands of ours."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 def page_parameters(request: Request) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from atlatl.front.figures import Figures
 from atlatl.front.invocations import Invocations
 from atlatl.front.invoke import Functions
 from atlatl.front.live import Live
-from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception
-from atlatl.front.routes import ANY_METHOD, Endpoint, openapi, routes
+from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception, path_of
+from atlatl.front.routes import Endpoint, openapi, routes
 from atlatl.front.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
     """The table: everything that the front serves."""
     functions = Functions(service, gate)
     table = [
-        Endpoint(ANY_METHOD, "/functions/{task}", functions.invoke, Scope.CALL),
-        Endpoint(ANY_METHOD, "/functions/{task}/{path:path}", functions.invoke, Scope.CALL),
+        *functions.endpoints(),
         *Tasks(service).endpoints(),
         *Executions(service).endpoints(),
         *Invocations(service, gate).endpoints(),
@@ -126,4 +125,4 @@ async def _root(request: Request) -> Response:
 
 async def _not_built(request: Request) -> Response:
     """Not built yet: answers 501."""
-    raise UnsupportedOperation(f"{request.url.path} is not built yet")
+    raise UnsupportedOperation(f"{path_of(request)} is not built yet")

@@ -38,6 +38,9 @@ EXECUTION_DATA = "type.googleapis.com/spearlet.ExecutionData"
 
 ESTIMATE_WITHOUT_HISTORY_MS = 5000
 
+MAX_VARIABLES = 1000
+"""Of a call's environment; time grows with the square: 1000 cost 8 ms, 100 000 over a minute."""
+
 _TYPES: dict[int, Literal["new", "existing"]] = {
     pb.INVOCATION_TYPE_NEW_TASK: "new",
     pb.INVOCATION_TYPE_EXISTING_TASK: "existing",
@@ -165,6 +168,8 @@ def _max_retries(request: pb.InvokeFunctionRequest) -> int | None:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    if len(variables) > MAX_VARIABLES:
+        raise InvalidRequest(f"`context.environment` may have {MAX_VARIABLES} variables at most")
     for name, value in variables.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise InvalidRequest(

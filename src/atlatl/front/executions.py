@@ -14,6 +14,7 @@ from atlatl.front.answers import (
     bounded,
     json_answer,
     page_parameters,
+    read_json,
     text_parameter,
 )
 from atlatl.front.auth import Scope
@@ -21,12 +22,24 @@ from atlatl.front.invoke import answer
 from atlatl.front.proto_json import to_json
 from atlatl.front.routes import Endpoint
 from atlatl.front.rows import execution_row
-from atlatl.model import ExecutionStatus
+from atlatl.model import Execution, ExecutionStatus, Mode
 
 if TYPE_CHECKING:
     from atlatl.service import FunctionService
 
 MAX_CANCEL_BYTES = 65_536
+
+
+_RESULTS = {"202": ["application/json"], "default": ["*/*"]}
+"""Answered as the call was: with any status and media type that its function liked."""
+
+_CANCELLATION = {
+    "application/json": {
+        "type": "object",
+        "properties": {"reason": {"type": "string"}, "force": {"type": "boolean"}},
+        "additionalProperties": False,
+    }
+}
 
 
 class Cancellation(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,14 +63,14 @@ class Executions:
             Endpoint("GET", every, self.listing, Scope.DEPLOY, filters),
             Endpoint("GET", one, self.show, Scope.CALL),
             Endpoint("GET", one + "/status", self.status, Scope.CALL),
-            Endpoint("GET", one + "/result", self.result, Scope.CALL),
+            Endpoint("GET", one + "/result", self.result, Scope.CALL, answers=_RESULTS),
             Endpoint("GET", one + "/logs", self.logs, Scope.INVOKE),
-            Endpoint("POST", one + "/cancel", self.cancel, Scope.INVOKE, (), ("application/json",)),
+            Endpoint("POST", one + "/cancel", self.cancel, Scope.INVOKE, body=_CANCELLATION),
         ]
 
     async def listing(self, request: Request) -> Response:
         """Lists executions, newest first."""
-        page = self._service.executions(
+        page = await self._service.executions(
             task=text_parameter(request, "task"),
             status=_status_filter(request),
             **page_parameters(request),
@@ -80,6 +93,7 @@ class Executions:
         execution = await self._service.execution(request.path_params["id"])
         if not execution.status.terminal:
             return json_answer(execution_row(execution), status=202, headers={"Retry-After": "1"})
+        _check_kept(execution)
         return answer(execution)
 
     async def logs(self, request: Request) -> Response:
@@ -111,6 +125,16 @@ class Executions:
         )
 
 
+def _check_kept(execution: Execution) -> None:
+    """Raises ExecutionNotFound when there was a result and it had to go; a stream has none."""
+    succeeded = execution.status is ExecutionStatus.COMPLETED and execution.mode is not Mode.STREAM
+    if succeeded and execution.outcome and execution.outcome.result is None:
+        raise ExecutionNotFound(
+            f"the result of execution {execution.execution_id!r} is not kept any more; results "
+            "of calls with an `Idempotency-Key` are kept longest"
+        )
+
+
 def _status_filter(request: Request) -> ExecutionStatus | None:
     value = text_parameter(request, "status").upper()
     if not value:
@@ -119,14 +143,10 @@ def _status_filter(request: Request) -> ExecutionStatus | None:
         return ExecutionStatus(value)
     except ValueError:
         known = ", ".join(status.value for status in ExecutionStatus)
-        raise InvalidRequest(f"`status` is one of {known}, it is {value!r}") from None
+        raise InvalidRequest(f"`status` is one of {known}, it is {value[:140]!r}") from None
 
 
 async def _cancellation(request: Request) -> Cancellation:
     body = await bounded(request, MAX_CANCEL_BYTES, "of a cancel request").body()
-    try:
-        return msgspec.json.decode(body or b"{}", type=Cancellation)
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(
-            f'the body is JSON like {{"reason": "...", "force": false}}: {error}'
-        ) from None
+    form = 'the body is JSON like {"reason": "...", "force": false}'
+    return read_json(body or b"{}", Cancellation, form)

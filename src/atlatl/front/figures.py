@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from atlatl.service import FunctionService
 
 _ALL_TASKS = 1000
+_READY = {"200": ["application/json"], "503": ["application/json"]}
+_TEXTS = {"200": ["text/plain", "application/openmetrics-text"]}
 
 
 class Figures:
@@ -31,8 +33,8 @@ class Figures:
         serverless = "/api/serverless"
         return [
             Endpoint("GET", "/healthz", self.alive, Scope.PROBE),
-            Endpoint("GET", "/readyz", self.ready, Scope.PROBE),
-            Endpoint("GET", "/metrics", self.prometheus, Scope.WATCH),
+            Endpoint("GET", "/readyz", self.ready, Scope.PROBE, answers=_READY),
+            Endpoint("GET", "/metrics", self.prometheus, Scope.WATCH, answers=_TEXTS),
             Endpoint("GET", "/api/v1/health", self.health, Scope.WATCH),
             Endpoint("GET", "/api/v1/stats", self.stats, Scope.WATCH, ("time_range_hours",)),
             Endpoint("GET", serverless + "/metrics", self.metrics, Scope.WATCH, ("window", "task")),

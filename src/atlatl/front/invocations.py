@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from google.protobuf import json_format
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +15,7 @@ from starlette.responses import Response
 from atlatl.errors import Cancelled, InvalidRequest
 from atlatl.front import rpcs
 from atlatl.front.access import Gate
-from atlatl.front.answers import address, bounded, json_answer
+from atlatl.front.answers import address, bounded, json_answer, read_json
 from atlatl.front.auth import Scope
 from atlatl.front.calls import headers_of
 from atlatl.front.codec import EXECUTION_DATA
@@ -27,6 +25,13 @@ from atlatl.front.routes import Endpoint
 
 if TYPE_CHECKING:
     from atlatl.service import FunctionService
+
+
+_NO_REQUEST = "the body is not an InvokeFunctionRequest in proto3 JSON"
+_FORM_OF_VALUES = 'the value of a parameter is like {"@type": "...", "value": ...}'
+
+_UNCHECKED = (AttributeError, LookupError, TypeError)
+"""What protobuf's reader ends with at a value whose members are missing or of another kind."""
 
 
 class Invocations:
@@ -39,7 +44,11 @@ class Invocations:
     def endpoints(self) -> list[Endpoint]:
         return [
             Endpoint(
-                "POST", "/api/v1/invocations", self.invoke, Scope.CALL, (), ("application/json",)
+                "POST",
+                "/api/v1/invocations",
+                self.invoke,
+                Scope.CALL,
+                body={"application/json": {"type": "object"}},
             )
         ]
 
@@ -89,14 +98,14 @@ def request_from_json(body: bytes) -> pb.InvokeFunctionRequest:
     Raises:
         InvalidRequest: it is no such message.
     """
+    tree = read_json(body, dict[str, Any], _NO_REQUEST)
     try:
-        tree = msgspec.json.decode(body, type=dict[str, Any])
-        raw = _take_raw(tree.get("parameters") or [])
+        raw = _take_raw(tree.get("parameters"))
         message = json_format.ParseDict(tree, pb.InvokeFunctionRequest())
-    except (msgspec.DecodeError, json_format.ParseError, binascii.Error, UnicodeError) as error:
-        raise InvalidRequest(
-            f"the body is not an InvokeFunctionRequest in proto3 JSON: {error}"
-        ) from None
+    except (json_format.ParseError, ValueError) as error:
+        raise InvalidRequest(f"{_NO_REQUEST}: {error}") from None
+    except _UNCHECKED:
+        raise InvalidRequest(f"{_NO_REQUEST}: {_FORM_OF_VALUES}") from None
     for index, content in raw.items():
         message.parameters[index].value.type_url = EXECUTION_DATA
         message.parameters[index].value.value = content

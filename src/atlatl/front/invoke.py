@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from atlatl.errors import AtlatlError, InternalFailure, ResultInvalid, TaskNotFound
 from atlatl.front.access import Gate
 from atlatl.front.answers import address, bounded, json_answer
+from atlatl.front.auth import Scope
 from atlatl.front.calls import accepts, call_from, headers_of, prefers_async
 from atlatl.front.problems import MethodNotAllowed, RouteNotFound, StreamCut, problem_response
+from atlatl.front.routes import ANY_METHOD, Endpoint
 from atlatl.front.rows import execution_row
 from atlatl.front.streaming import Chunked, ServerSentEvents
 from atlatl.model import Call, Execution, HttpRequest, Mode, Result, Shape
@@ -55,6 +58,14 @@ class Functions:
     def __init__(self, service: FunctionService, gate: Gate) -> None:
         self._service = service
         self._gate = gate
+
+    def endpoints(self) -> list[Endpoint]:
+        # A function answers with any status and media type that it likes.
+        answers = {"202": ["application/json"], "default": ["*/*"]}
+        return [
+            Endpoint(ANY_METHOD, path, self.invoke, Scope.CALL, answers=answers)
+            for path in ("/functions/{task}", "/functions/{task}/{path:path}")
+        ]
 
     async def invoke(self, request: Request) -> Response | StreamAnswer:
         """Calls a function; what it returns is the answer."""
@@ -131,7 +142,7 @@ class StreamAnswer:
         self._call = call
         self._form: Chunked | ServerSentEvents = ServerSentEvents() if as_events else Chunked()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         items: asyncio.Queue[Result | Execution] = asyncio.Queue()
         ticket = self._service.start(self._call, items.put_nowait, items.put_nowait)
         async with cancelled_with_caller(receive, self._call, ticket):

@@ -1,4 +1,4 @@
-"""The HTTP listener: uvicorn's server, started and stopped by us, with a limit on slow heads."""
+"""The HTTP listener: uvicorn's server, started and stopped by us."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from atlatl.errors import SettingInvalid
 from atlatl.front.problems import StreamCut
+from atlatl.front.protocol import protocol
 from atlatl.settings import HttpSettings
 
 
@@ -29,7 +29,7 @@ class HttpListener:
         self._settings = settings
         self._config = uvicorn.Config(
             app,
-            http=_protocol(settings.header_timeout_s),
+            http=protocol(settings.header_timeout_s),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -103,44 +103,3 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         # Signals are the program's: it drains first, then stops the listeners.
         yield
-
-
-def _protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
-    """Uvicorn's protocol, closing a connection whose request head takes too long.
-
-    Without this a client that sends one byte a minute keeps a connection for ever.
-    """
-
-    class Protocol(HttpToolsProtocol):
-        _head_timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._await_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_arrived()
-            super().connection_lost(exc)
-
-        def on_message_begin(self) -> None:
-            self._await_head()
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._head_arrived()
-            super().on_headers_complete()
-
-        def _await_head(self) -> None:
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(header_timeout_s, self._too_slow)
-
-        def _head_arrived(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _too_slow(self) -> None:
-            self._head_timer = None
-            self.transport.close()
-
-    return Protocol

@@ -101,6 +101,12 @@ def problem_response(
     )
 
 
+def path_of(request: Request) -> str:
+    """The path, as it may stand in a message; `request.url` fails when `Host` is malformed."""
+    path: str = request.scope["path"]
+    return path if len(path) <= 200 else path[:200] + "..."
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Handler for the errors that atlatl raises on purpose."""
     assert isinstance(error, AtlatlError)
@@ -112,7 +118,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem_response(
-            RouteNotFound(f"nothing is served at {request.url.path}; see /openapi.json")
+            RouteNotFound(f"nothing is served at {path_of(request)}; see /openapi.json")
         )
     phrase = HTTPStatus(error.status_code).phrase
     document = {
@@ -140,7 +146,7 @@ async def on_gone(request: Request, error: Exception) -> Response:
 async def on_crash(request: Request, error: Exception) -> Response:
     """Handler for bugs: the log gets the traceback, the caller does not."""
     if not isinstance(error, StreamCut):
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %s failed", request.method, path_of(request), exc_info=error)
     return problem_response(
         AtlatlError("the service failed at this request; its log says why"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -13,8 +13,14 @@ from starlette.types import Scope as AsgiScope
 
 from atlatl.front.auth import Scope
 from atlatl.front.problems import MethodNotAllowed
+from atlatl.model import ExecutionStatus
 
 ANY_METHOD = ""
+
+JSON = "application/json"
+
+Answers = Mapping[str, Sequence[str]]
+"""Media types by status, as OpenAPI writes both."""
 
 
 class Endpoint(NamedTuple):
@@ -29,8 +35,10 @@ class Endpoint(NamedTuple):
     scope: Scope
     query: tuple[str, ...] = ()
     """Names of the query parameters that it reads."""
-    body: tuple[str, ...] = ()
-    """Media types of the bodies that it reads."""
+    body: Mapping[str, Mapping[str, Any]] = {}
+    """Media types of the bodies that it reads, each with its JSON Schema."""
+    answers: Answers = {"200": [JSON]}
+    """Of success. All else is a problem document, unless there is one for `default`."""
 
 
 Admit = Callable[[Request, Scope], None]
@@ -110,23 +118,51 @@ def _operation(endpoint: Endpoint, method: str, path: str) -> dict[str, Any]:
         "parameters": parameters,
         "x-scope": endpoint.scope.value,
         "security": [] if endpoint.scope is Scope.PROBE else [{"token": []}],
-        "responses": {
-            "default": {
-                "description": "The answer, or a problem document.",
-                "content": {
-                    "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-                },
-            }
-        },
+        "responses": _responses(endpoint.answers),
     }
-    if endpoint.body and method != "GET":
-        operation["requestBody"] = {"content": {media_type: {} for media_type in endpoint.body}}
+    if endpoint.body:
+        content = {media_type: {"schema": schema} for media_type, schema in endpoint.body.items()}
+        operation["requestBody"] = {"content": content}
     return operation
 
 
-def _parameter(name: str, place: str) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
+def _responses(answers: Answers) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        status: {
+            "description": "The answer." if status != "default" else "Whatever is answered here.",
+            "content": {media_type: {} for media_type in media_types},
+        }
+        for status, media_types in answers.items()
+    }
+    if "default" in described:
+        return described
+    return {**described, "4XX": _PROBLEM_ANSWER, "5XX": _PROBLEM_ANSWER}
 
+
+def _parameter(name: str, place: str) -> dict[str, Any]:
+    schema = _QUERY.get(name, _TEXT) if place == "query" else _TEXT
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}
+
+
+_TEXT = {"type": "string"}
+_FLAG = {"type": "boolean"}
+_COUNT = {"type": "integer", "minimum": 0}
+_QUERY: dict[str, dict[str, Any]] = {
+    "cleanup_executions": _FLAG,
+    "count": {"type": "integer", "minimum": 1},
+    "force": _FLAG,
+    "limit": _COUNT,
+    "status": {"type": "string", "enum": ["", *(status.value for status in ExecutionStatus)]},
+    "time_range_hours": _COUNT,
+    "timeout_ms": _COUNT,
+    "window": {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?[sm]?$"},
+}
+"""What a query parameter of that name takes, at every path; the others are texts."""
+
+_PROBLEM_ANSWER = {
+    "description": "A problem document (RFC 9457).",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 
 _PROBLEM = {
     "type": "object",

@@ -165,7 +165,7 @@ async def list_executions(
     exchange: Exchange, request: pb.ListExecutionsRequest
 ) -> pb.ListExecutionsResponse:
     """Raises InvalidRequest: the limit is negative, or the cursor names nothing."""
-    page = exchange.service.executions(
+    page = await exchange.service.executions(
         task=request.task_id,
         status=codec.status_filter(request.status_filter),
         limit=codec.page_size("limit", request.limit, PAGE),
@@ -199,7 +199,8 @@ async def get_task(exchange: Exchange, request: pb.GetTaskRequest) -> pb.GetTask
         return pb.GetTaskResponse(found=False, message=error.message)
     recent = []
     if request.include_executions:
-        recent = service.executions(task=task.task_id, limit=limit).items
+        page = await service.executions(task=task.task_id, limit=limit)
+        recent = page.items
     return pb.GetTaskResponse(
         found=True,
         task=reports.task_info(service.task_view(task), details=True),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +19,7 @@ from atlatl.front.answers import (
     flag_parameter,
     json_answer,
     page_parameters,
+    read_json,
     text_parameter,
 )
 from atlatl.front.auth import Scope
@@ -34,6 +36,16 @@ OVERHEAD_BYTES = 1024 * 1024
 
 _KINDS = ((b"PK\x03\x04", "main.zip"), (b"\0asm", "main.wasm"))
 """First bytes of an artifact that came without a file name; anything else is one `.py` file."""
+
+
+_FORM = {
+    "type": "object",
+    "properties": {
+        "artifact": {"type": "string", "format": "binary"},
+        "settings": {"type": "string", "description": "A JSON object."},
+    },
+    "required": ["artifact"],
+}
 
 
 class Upload(NamedTuple):
@@ -66,7 +78,8 @@ class Tasks:
                 self.deploy,
                 Scope.DEPLOY,
                 ("filename", "handler", "timeout_ms"),
-                ("multipart/form-data", "application/octet-stream"),
+                {"multipart/form-data": _FORM, "application/octet-stream": {}},
+                {"200": ["application/json"], "201": ["application/json"]},
             ),
             Endpoint("GET", one, self.show, Scope.DEPLOY),
             Endpoint("DELETE", one, self.delete, Scope.ADMIN, ("force", "cleanup_executions")),
@@ -135,14 +148,37 @@ class Tasks:
         )
 
 
+class _FormReader(MultiPartParser):
+    """Reads a form and refuses one that breaks off: its settings might be what is missing."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.headers, self._whole(request))
+        self._ended = False
+
+    def on_end(self) -> None:
+        self._ended = True
+
+    async def _whole(self, request: Request) -> AsyncGenerator[bytes, None]:
+        async for chunk in request.stream():
+            yield chunk
+        if not self._ended:
+            raise MultiPartException("it breaks off before its closing boundary")
+
+
 async def _form(request: Request) -> tuple[bytes, str, dict[str, Any]]:
     """Artifact, its file name, and settings, out of a form."""
-    async with request.form() as form:
+    try:
+        form = await _FormReader(request).parse()
+    except (MultiPartException, ValueError) as error:
+        raise InvalidRequest(f"the form cannot be read: {error}") from None
+    try:
         artifact, settings = form.get("artifact"), form.get("settings", "")
         if artifact is None:
             raise InvalidRequest("the form has no part `artifact` with the code")
         filename = artifact.filename or "" if isinstance(artifact, UploadFile) else ""
         return await _bytes(artifact), filename, _settings(await _bytes(settings))
+    finally:
+        await form.close()
 
 
 async def _bytes(part: UploadFile | str) -> bytes:
@@ -152,10 +188,7 @@ async def _bytes(part: UploadFile | str) -> bytes:
 def _settings(text: bytes) -> dict[str, Any]:
     if not text.strip():
         return {}
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"part `settings` is not a JSON object: {error}") from None
+    return read_json(text, dict[str, Any], "part `settings` is not a JSON object")
 
 
 def _from_query(request: Request) -> dict[str, Any]:

@@ -6,9 +6,20 @@ import hashlib
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from atlatl.errors import ArtifactNotFound, Conflict, StoreUnavailable
-from atlatl.model import Artifact, Task
+from atlatl.model import (
+    Artifact,
+    Execution,
+    ExecutionRecord,
+    ExecutionStatus,
+    Mode,
+    Outcome,
+    Place,
+    Task,
+    place_of,
+)
 
 Identity = tuple[str, str, str]
 
@@ -25,6 +36,7 @@ class MemoryStore:
         self._tasks: dict[str, Task] = {}
         self._artifacts: dict[Identity, Artifact] = {}
         self._blobs: dict[str, bytes] = {}
+        self._records: dict[str, ExecutionRecord] = {}
 
     async def open(self) -> None:
         self._open = True
@@ -79,6 +91,87 @@ class MemoryStore:
             raise ArtifactNotFound(f"no bytes with SHA-256 {checksum} are stored")
         return self._blobs[checksum]
 
+    async def claim_execution(self, record: ExecutionRecord) -> ExecutionRecord | None:
+        self._require_open()
+        first = self._records.setdefault(record.execution.execution_id, record)
+        return None if first is record else first
+
+    async def put_executions(self, records: Sequence[ExecutionRecord]) -> None:
+        self._require_open()
+        self._records.update({record.execution.execution_id: record for record in records})
+
+    async def execution(self, execution_id: str) -> ExecutionRecord | None:
+        self._require_open()
+        return self._records.get(execution_id)
+
+    async def executions(
+        self, *, task: str, status: ExecutionStatus | None, before: Place | None, limit: int
+    ) -> Sequence[Execution]:
+        self._require_open()
+        found = [
+            execution
+            for execution in (record.execution for record in self._records.values())
+            if task in ("", execution.task_id, execution.task_name)
+            and status in (None, execution.status)
+            and (before is None or place_of(execution) < before)
+        ]
+        newest_first = sorted(found, key=place_of, reverse=True)
+        return [_without_payload(execution) for execution in newest_first[:limit]]
+
+    async def end_unfinished(self, outcome: Outcome, completed_at: float) -> int:
+        self._require_open()
+        left = [
+            record
+            for record in self._records.values()
+            if record.execution.completed_at is None and record.execution.mode is not Mode.ASYNC
+        ]
+        for record in left:
+            ended = replace(
+                record.execution, status=outcome.status, outcome=outcome, completed_at=completed_at
+            )
+            self._records[ended.execution_id] = replace(record, execution=ended, interrupted=True)
+        return len(left)
+
+    async def forget_executions(self, task_id: str) -> Sequence[str]:
+        self._require_open()
+        ids = [
+            execution_id
+            for execution_id, record in self._records.items()
+            if record.execution.task_id == task_id
+        ]
+        for execution_id in ids:
+            del self._records[execution_id]
+        return ids
+
+    async def prune_executions(
+        self, *, ended_before: float, spare_since: float, keep: int, keep_bytes: int
+    ) -> int:
+        self._require_open()
+        n_before = len(self._records)
+        for _, at, execution_id in self._ended():
+            if at < ended_before:
+                del self._records[execution_id]
+        n_excess = len(self._records) - keep
+        removable = [end for end in self._ended() if not end[0] or end[1] < spare_since]
+        for _, _, execution_id in removable[: max(0, n_excess)]:
+            del self._records[execution_id]
+        sizes = [(_payload_bytes(self._records[end[2]]), end[2]) for end in self._ended()]
+        excess_bytes = sum(size for size, _ in sizes) - keep_bytes
+        for size, execution_id in sizes:
+            if excess_bytes <= 0:
+                break
+            del self._records[execution_id]
+            excess_bytes -= size
+        return n_before - len(self._records)
+
+    def _ended(self) -> list[tuple[bool, float, str]]:
+        """Whether it is promised, its end and its id, in the order in which records go."""
+        return sorted(
+            (record.promised, record.execution.completed_at, execution_id)
+            for execution_id, record in self._records.items()
+            if record.execution.completed_at is not None
+        )
+
     def _forget_unnamed_blob(self, checksum: str) -> None:
         if all(artifact.checksum != checksum for artifact in self._artifacts.values()):
             self._blobs.pop(checksum, None)
@@ -86,3 +179,16 @@ class MemoryStore:
     def _require_open(self) -> None:
         if not self._open:
             raise StoreUnavailable("the store is closed: open it before using it")
+
+
+def _without_payload(execution: Execution) -> Execution:
+    if execution.outcome is None:
+        return execution
+    return replace(execution, outcome=replace(execution.outcome, result=None, output=b""))
+
+
+def _payload_bytes(record: ExecutionRecord) -> int:
+    outcome = record.execution.outcome
+    if outcome is None:
+        return 0
+    return len(outcome.output) + (len(outcome.result.body) if outcome.result else 0)

@@ -20,8 +20,17 @@ from typing import TypeVar
 import msgspec
 
 from atlatl.errors import ArtifactNotFound, Conflict, StoreUnavailable
-from atlatl.model import Artifact, Task
+from atlatl.model import (
+    Artifact,
+    Execution,
+    ExecutionRecord,
+    ExecutionStatus,
+    Outcome,
+    Place,
+    Task,
+)
 from atlatl.settings import Settings
+from atlatl.stores.execution_table import ExecutionTable, Removed
 from atlatl.stores.files import BlobFiles, DirectoryLock, make_private_directory
 from atlatl.stores.rows import artifact_of, artifact_row, task_of, task_row
 from atlatl.stores.statements import migrations, statements
@@ -96,7 +105,7 @@ def migrate(connection: sqlite3.Connection, database: Path) -> None:
 
 
 class SqliteStore:
-    """`ports.Store` in `atlatl.db` and `blobs/` below a data directory."""
+    """`ports.Store` in `atlatl.db`, `blobs/` and `outputs/` below a data directory."""
 
     def __init__(self, data_dir: Path, settings: Settings) -> None:
         """A store that is not yet open.
@@ -110,7 +119,9 @@ class SqliteStore:
         self._database = data_dir / "atlatl.db"
         self._lock = DirectoryLock(data_dir)
         self._blobs = BlobFiles(data_dir / "blobs")
+        self._outputs = BlobFiles(data_dir / "outputs")
         self._sql = statements()
+        self._executions = ExecutionTable(self._outputs, self._sql)
         self._writer = BatchWriter(self._open_database)
         self._readers: ThreadPoolExecutor | None = None
         self._reading: sqlite3.Connection | None = None
@@ -211,6 +222,67 @@ class SqliteStore:
         with _named(self._data_dir):
             return await asyncio.to_thread(self._blobs.read, checksum)
 
+    # --- executions ---
+
+    async def claim_execution(self, record: ExecutionRecord) -> ExecutionRecord | None:
+        while not await self._commit(lambda connection: self._executions.claim(connection, record)):
+            taken = await self.execution(record.execution.execution_id)
+            if taken is not None:  # else it was forgotten in between
+                return taken
+        return None
+
+    async def put_executions(self, records: Sequence[ExecutionRecord]) -> None:
+        with _named(self._data_dir):
+            batch = await asyncio.to_thread(self._executions.prepare, records)
+        try:
+            await self._commit(lambda connection: self._executions.put(connection, batch))
+        except BaseException:
+            await asyncio.to_thread(batch.discard)
+            raise
+
+    async def execution(self, execution_id: str) -> ExecutionRecord | None:
+        return await self._query(lambda connection: self._executions.get(connection, execution_id))
+
+    async def executions(
+        self, *, task: str, status: ExecutionStatus | None, before: Place | None, limit: int
+    ) -> Sequence[Execution]:
+        return await self._query(
+            lambda connection: self._executions.page(
+                connection, task=task, status=status, before=before, limit=limit
+            )
+        )
+
+    async def end_unfinished(self, outcome: Outcome, completed_at: float) -> int:
+        return await self._commit(
+            lambda connection: self._executions.end_unfinished(connection, outcome, completed_at)
+        )
+
+    async def forget_executions(self, task_id: str) -> Sequence[str]:
+        return await self._remove(lambda connection: self._executions.forget(connection, task_id))
+
+    async def prune_executions(
+        self, *, ended_before: float, spare_since: float, keep: int, keep_bytes: int
+    ) -> int:
+        bounds = {
+            "ended_before": ended_before,
+            "spare_since": spare_since,
+            "keep": keep,
+            "keep_bytes": keep_bytes,
+        }
+        n_pruned = 0
+        while ids := await self._remove(lambda c: self._executions.prune(c, bounds)):
+            n_pruned += len(ids)
+        return n_pruned
+
+    async def _remove(self, operation: Operation[Removed]) -> list[str]:
+        """Removes rows, and what only they named when that is certain."""
+        removed = await self._commit(operation)
+        if removed.files:
+            await self._commit(lambda c: self._executions.remove_unnamed(c, removed.files))
+        return removed.ids
+
+    # --- how ---
+
     async def _commit(self, operation: Operation[T]) -> T:
         with _named(self._database):
             return await self._writer.run(operation)
@@ -242,6 +314,7 @@ class SqliteStore:
         self._lock.acquire()
         try:
             self._blobs.open()
+            self._outputs.open()
         except BaseException:
             self._lock.release()
             raise
@@ -256,6 +329,7 @@ class SqliteStore:
             connection.execute(self._sql["delete_unnamed_blobs"])
             wanted = {row["checksum"] for row in connection.execute(self._sql["blobs"])}
             self._blobs.sweep(wanted)
+            self._executions.sweep(connection)
         except BaseException:
             connection.close()
             raise

@@ -62,6 +62,7 @@ def render(
     memory: MemoryFigures,
     breakers: BreakersFigures,
     *,
+    records_dropped: int = 0,
     queue_oldest_s: float | None = None,
     dead_letters: int | None = None,
     openmetrics: bool = False,
@@ -73,6 +74,7 @@ def render(
         pools: of all tasks.
         memory: of all tasks.
         breakers: of all tasks.
+        records_dropped: executions whose records were not stored.
         queue_oldest_s: age of the oldest queued execution; None where there is no queue.
         dead_letters: those that wait for a decision; None where there is no queue.
         openmetrics: OpenMetrics 1.0.0 rather than the classic text format.
@@ -82,6 +84,11 @@ def render(
         _memory_family(memory),
         *_pool_families(pools),
         _breaker_family(breakers),
+        _counter(
+            "atlatl_records_dropped",
+            "Executions whose records were not stored, because of their number or of the disk.",
+            [({}, records_dropped)],
+        ),
         *_queue_families(queue_oldest_s, dead_letters),
     ]
     lines = [line for family in families for line in _lines(family, openmetrics=openmetrics)]

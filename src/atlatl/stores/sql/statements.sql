@@ -83,3 +83,94 @@ WHERE checksum = :checksum AND checksum NOT IN (SELECT checksum FROM artifacts);
 -- name: delete_unnamed_blobs
 -- At open nothing is being deployed, so bytes without an artifact are left-overs of a crash.
 DELETE FROM blobs WHERE checksum NOT IN (SELECT checksum FROM artifacts);
+
+-- name: claim_execution
+INSERT INTO executions
+    (execution_id, task_id, task_name, function_name, mode, status, attempt, queued_at, started_at,
+     completed_at, queue_s, instance_id, version, cold_start, trace_id, metadata, fingerprint,
+     interrupted, promised, outcome, n_bytes, result_file, output_file, result, output)
+VALUES
+    (:execution_id, :task_id, :task_name, :function_name, :mode, :status, :attempt, :queued_at, :started_at,
+     :completed_at, :queue_s, :instance_id, :version, :cold_start, :trace_id, :metadata, :fingerprint,
+     :interrupted, :promised, :outcome, :n_bytes, :result_file, :output_file, :result, :output)
+ON CONFLICT (execution_id) DO NOTHING;
+
+-- name: put_execution
+INSERT OR REPLACE INTO executions
+    (execution_id, task_id, task_name, function_name, mode, status, attempt, queued_at, started_at,
+     completed_at, queue_s, instance_id, version, cold_start, trace_id, metadata, fingerprint,
+     interrupted, promised, outcome, n_bytes, result_file, output_file, result, output)
+VALUES
+    (:execution_id, :task_id, :task_name, :function_name, :mode, :status, :attempt, :queued_at, :started_at,
+     :completed_at, :queue_s, :instance_id, :version, :cold_start, :trace_id, :metadata, :fingerprint,
+     :interrupted, :promised, :outcome, :n_bytes, :result_file, :output_file, :result, :output);
+
+-- name: execution
+SELECT * FROM executions WHERE execution_id = :execution_id;
+
+-- name: executions
+-- One page, newest first, behind a place that need not be taken.
+SELECT execution_id, task_id, task_name, function_name, mode, status, attempt, queued_at,
+       started_at, completed_at, queue_s, instance_id, version, cold_start, trace_id, metadata,
+       outcome
+FROM executions
+WHERE (queued_at, execution_id) < (:queued_at, :execution_id)
+  AND (:task = '' OR task_id = :task OR task_name = :task)
+  AND (:status = '' OR status = :status)
+ORDER BY queued_at DESC, execution_id DESC
+LIMIT :limit;
+
+-- name: end_unfinished
+UPDATE executions SET
+    status = :status,
+    completed_at = :completed_at,
+    outcome = :outcome,
+    interrupted = 1,
+    promised = 1
+WHERE completed_at IS NULL AND mode <> 'ASYNC';
+
+-- name: forget_executions
+DELETE FROM executions WHERE task_id = :task_id
+RETURNING execution_id, result_file, output_file;
+
+-- name: prune_old
+DELETE FROM executions WHERE execution_id IN (
+    SELECT execution_id FROM executions
+    WHERE promised IN (0, 1) AND completed_at < :ended_before
+    LIMIT :limit)
+RETURNING execution_id, result_file, output_file;
+
+-- name: prune_many
+DELETE FROM executions WHERE execution_id IN (
+    SELECT execution_id FROM executions
+    WHERE completed_at IS NOT NULL AND (promised = 0 OR completed_at < :spare_since)
+    ORDER BY promised, completed_at, execution_id
+    LIMIT min(:limit, max(0, (SELECT count(*) FROM executions) - :keep)))
+RETURNING execution_id, result_file, output_file;
+
+-- name: excess_bytes
+-- By how much results and output are over what may stay.
+SELECT coalesce(sum(n_bytes), 0) - :keep_bytes FROM executions WHERE completed_at IS NOT NULL;
+
+-- name: prune_large
+-- As many as it takes, in the order in which records go.
+DELETE FROM executions WHERE execution_id IN (
+    SELECT execution_id FROM (
+        SELECT execution_id, n_bytes, sum(n_bytes) OVER (
+            ORDER BY promised, completed_at, execution_id
+            ROWS UNBOUNDED PRECEDING) AS freed
+        FROM executions WHERE completed_at IS NOT NULL)
+    WHERE freed - n_bytes < :excess
+    LIMIT :limit)
+RETURNING execution_id, result_file, output_file;
+
+-- name: output_file
+SELECT 1 FROM executions WHERE result_file = :checksum
+UNION ALL
+SELECT 1 FROM executions WHERE output_file = :checksum
+LIMIT 1;
+
+-- name: output_files
+SELECT result_file AS checksum FROM executions WHERE result_file IS NOT NULL
+UNION
+SELECT output_file FROM executions WHERE output_file IS NOT NULL;

@@ -1,0 +1,184 @@
+"""Uvicorn's HTTP protocol, stricter: a head is bounded in time and size, an upgrade is no end."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from atlatl.errors import AtlatlError, InvalidRequest
+from atlatl.front.problems import MEDIA_TYPE, problem
+
+MAX_HEAD_BYTES = 65_536
+"""Request line, header fields and trailers; a chunk's extensions have as much again."""
+
+FIELD_OVERHEAD_BYTES = 4
+"""Colon, space and line break, which the parser does not hand on."""
+
+
+class HeadTooLarge(AtlatlError):
+    """The head of a request is larger than anybody needs."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    http_status = 431
+    grpc_status = "RESOURCE_EXHAUSTED"
+    outcome = "invalid"
+
+
+def protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
+    """The protocol, closing a connection whose request head takes longer than this."""
+
+    class Protocol(BoundedProtocol):
+        head_timeout_s = header_timeout_s
+
+    return Protocol
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. Without the bounds a client that sends one byte a minute keeps it for ever,
+    and one that sends header fields without an end fills the memory.
+    """
+
+    head_timeout_s: float
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head_bytes = 0
+    _idle_bytes = 0
+    """Received since a head was complete or a piece of a body came."""
+    _too_large = False
+    _again = False
+    """A head goes through a second parser: it has been seen already."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            # A lone line break begins no request, and ends the wait for one.
+            self._await_head()
+        self._idle_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(memoryview(data))
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        if self._idle_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._too_large = True
+            self.send_400_response("")
+
+    def _feed(self, data: memoryview) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._ignore_upgrade()
+
+    def _ignore_upgrade(self) -> None:
+        """Goes on with the body of a request that asks for another protocol (RFC 9110, 7.8).
+
+        The parser takes such a request to end with its head, so that the body would be lost, or
+        read as the next request: Java's client asks for HTTP/2 with every first request. Another
+        parser, which does not hear of the upgrade, reads the body.
+        """
+        fields = [
+            name + b": " + value + b"\r\n"
+            for name, value in self.headers
+            if name in (b"content-length", b"transfer-encoding")
+        ]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._again = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(fields) + b"\r\n")
+        self._again = False
+
+    def on_message_begin(self) -> None:
+        if self._again:
+            return
+        self._await_head()
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._again:
+            return
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._again:
+            return
+        self._count(len(name) + len(value) + FIELD_OVERHEAD_BYTES)
+        # A trailer is no header (RFC 9110, 6.5.1): a proxy in front has not looked at it.
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._again:
+            return
+        self._in_head = False
+        self._idle_bytes = 0
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Says what is wrong with the bytes that came, and closes the connection."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_last_words(self._fault()))
+        self.transport.close()
+
+    def _fault(self) -> AtlatlError:
+        if self._too_large:
+            return HeadTooLarge(f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
+        return InvalidRequest("this is no HTTP/1.1 request")
+
+    def _count(self, n_bytes: int) -> None:
+        self._head_bytes += n_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._too_large = True
+            raise HeadTooLarge("ends the parser; the answer is written by send_400_response")
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        self.transport.close()
+
+
+def _last_words(error: AtlatlError) -> bytes:
+    """A whole answer, after which the connection is closed."""
+    body = msgspec.json.encode(problem(error))
+    head = (
+        f"HTTP/1.1 {error.http_status} {HTTPStatus(error.http_status).phrase}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
