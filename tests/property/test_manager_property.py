@@ -12,6 +12,7 @@ from atlatl.model import ExecutionStatus
 from atlatl.settings import Settings, parse
 from tests import virtual_time
 from tests.scripted import House
+from tests.troubled_store import TroubledStore
 
 # Multiples of 50 ms, so that ties happen: ends, deadlines and cancels at the same moment.
 times = st.integers(0, 12).map(lambda n: n * 0.05)
@@ -35,6 +36,7 @@ steps = st.one_of(
     st.tuples(st.just("redeploy"), st.none()),
     st.tuples(st.just("break"), st.integers(1, 3)),
     st.tuples(st.just("kill"), st.integers(0, 10)),
+    st.tuples(st.just("store"), st.sampled_from(["down", "up", "hold", "go"])),
 )
 
 
@@ -50,8 +52,10 @@ def test_every_call_ends_once_and_nothing_leaks(
 ) -> None:
     async def main() -> None:
         limits = {"max_concurrent_executions": max_lent, "max_queued_executions": 8}
+        store = TroubledStore()
         house = House(
             parse(Settings, {"limits": limits}),
+            store=store,
             pool={"max_size": max_size},
             breaker={"enabled": breaker, "failure_threshold": 3, "timeout_s": 0.2},
         )
@@ -76,7 +80,10 @@ def test_every_call_ends_once_and_nothing_leaks(
                 house.failing_starts = value
             elif action == "kill" and value < len(house.channels):
                 _kill(house, value)
+            elif action == "store":
+                _trouble(store, value)
             _check_sums(house)
+        store.down = store.hold = False
         await asyncio.sleep(120)
         for execution_id, count in expected.items():
             records = house.answers[execution_id]
@@ -92,6 +99,8 @@ def test_every_call_ends_once_and_nothing_leaks(
         # And it serves on: all open times and back-offs are over.
         last = await house.run()
         assert last.status is ExecutionStatus.COMPLETED
+        await house.executions.close()
+        await _check_stored(house, store, list(expected))
 
     virtual_time.run(main())
 
@@ -101,6 +110,23 @@ def _kill(house: House, index: int) -> None:
     channel = house.channels[index]
     if not channel.dead:
         channel.die_now()
+
+
+def _trouble(store: TroubledStore, how: str) -> None:
+    if how in ("down", "up"):
+        store.down = how == "down"
+    else:
+        store.hold = how == "hold"
+
+
+async def _check_stored(house: House, store: TroubledStore, ids: list[str]) -> None:
+    """What is stored of a call is how it ended for its callers, and nothing stays open."""
+    for execution_id in ids:
+        stored = await store.inner.execution(execution_id)
+        if stored is not None:
+            ends = [(one.status, one.attempt) for one in house.answers[execution_id]]
+            assert (stored.execution.status, stored.execution.attempt) in ends
+            assert stored.fingerprint
 
 
 def _check_sums(house: House) -> None:

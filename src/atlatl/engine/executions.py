@@ -7,12 +7,11 @@ have, and before a call with an id of its caller starts.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from atlatl.engine.listing import Listing
 from atlatl.engine.recent import RecentExecutions
 from atlatl.engine.records import RecordWriter
 from atlatl.engine.views import Page
@@ -29,10 +28,8 @@ from atlatl.model import (
     Execution,
     ExecutionRecord,
     ExecutionStatus,
-    Place,
     check_execution_id,
     failed,
-    place_of,
 )
 from atlatl.settings import MIN_RETENTION_S
 
@@ -44,9 +41,6 @@ log = logging.getLogger(__name__)
 
 PRUNE_S = 30.0
 """How often what is stored is held against its bounds."""
-
-MAX_CURSORS = 10_000
-"""Places of handed-out cursors that are remembered, so that they outlive their executions."""
 
 Claimed = Callable[[ExecutionRecord | AtlatlError | None], None]
 
@@ -81,7 +75,7 @@ class Executions:
         self._live: dict[str, LiveExecution] = {}
         self._recent = RecentExecutions(settings.records.recent_executions)
         self._writer = RecordWriter(store, settings.records.record_writes_per_s, clock=clock)
-        self._cursors: OrderedDict[str, Place] = OrderedDict()
+        self._listing = Listing(store, self.find, self._in_memory, self._in_memory_is)
         self._background: list[asyncio.Task[None]] = []
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -254,71 +248,29 @@ class Executions:
     async def page(
         self, *, task: str, status: ExecutionStatus | None, limit: int, start_after: str
     ) -> Page[Execution]:
-        """Newest first, by the time of acceptance.
+        """Newest first; see `Listing.page`."""
+        return await self._listing.page(
+            task=task, status=status, limit=limit, start_after=start_after
+        )
 
-        Args:
-            task: only of the task with this name or id; empty is all.
-            status: only with this status; None is all.
-            limit: at most so many.
-            start_after: id of the last execution of the page before; empty begins at the newest.
-
-        Raises:
-            InvalidRequest: the cursor names no execution that is still known.
-            StoreUnavailable.
-        """
-        before = await self._place_of(start_after) if start_after else None
-        known = self._in_memory()
-        rows = [
-            execution
-            for execution in known.values()
-            if task in ("", execution.task_name, execution.task_id)
-            and status in (None, execution.status)
-            and (before is None or place_of(execution) < before)
-        ]
-        rows = heapq.nlargest(limit + 1, rows, key=place_of)
-        # Memory need not have the newest: what it lost or never had may lie between.
-        reached = before
-        while True:
-            stored = await self._store.executions(
-                task=task, status=status, before=reached, limit=limit + 1
-            )
-            rows += (execution for execution in stored if execution.execution_id not in known)
-            if len(stored) <= limit:
-                break
-            reached = place_of(stored[-1])
-            if sum(place_of(row) >= reached for row in rows) > limit:
-                break
-        return self._cut(heapq.nlargest(limit + 1, rows, key=place_of), limit)
-
-    def _cut(self, rows: list[Execution], limit: int) -> Page[Execution]:
-        if len(rows) <= limit:
-            return Page(items=rows, next_start_after=None)
-        last = rows[limit - 1]
-        self._cursors[last.execution_id] = place_of(last)
-        self._cursors.move_to_end(last.execution_id)
-        if len(self._cursors) > MAX_CURSORS:
-            self._cursors.popitem(last=False)
-        return Page(items=rows[:limit], next_start_after=last.execution_id)
-
-    def _in_memory(self) -> dict[str, Execution]:
+    def _in_memory(self) -> Iterator[Execution]:
         """The latest that is known of each: under way before ended before not yet stored."""
-        known = {row.execution.execution_id: row.execution for row in self._writer.all_waiting()}
-        known.update({row.execution_id: row for row in self._recent.all()})
-        known.update({key: live.view() for key, live in self._live.items()})
-        return known
+        for live in self._live.values():
+            yield live.view()
+        for execution in self._recent.all():
+            if execution.execution_id not in self._live:
+                yield execution
+        for record in self._writer.all_waiting():
+            execution_id = record.execution.execution_id
+            if execution_id not in self._live and execution_id not in self._recent:
+                yield record.execution
 
-    async def _place_of(self, cursor: str) -> Place:
-        """The cursor's place when it was handed out, which may be all that is left of it."""
-        place = self._cursors.get(cursor)
-        if place is not None:
-            return place
-        execution = await self.find(cursor)
-        if execution is None:
-            raise InvalidRequest(
-                f"start_after {cursor[:140]!r} is no execution that is still known; "
-                "begin again without it"
-            )
-        return place_of(execution)
+    def _in_memory_is(self, execution_id: str) -> bool:
+        return (
+            execution_id in self._live
+            or execution_id in self._recent
+            or self._writer.waiting(execution_id) is not None
+        )
 
     async def forget_task(self, task_id: str) -> int:
         """Removes the ended executions of a task; returns how many; raises StoreUnavailable."""
