@@ -64,13 +64,18 @@ class Listing:
             and (before is None or place_of(execution) < before)
         ]
         rows = _newest(rows, limit + 1)
+        listed = {row.execution_id for row in rows}  # memory may lose some while the store looks
         # Memory need not have the newest: what it lost or never had may lie between.
         reached = before
         while True:
             stored = await self._store.executions(
                 task=task, status=status, before=reached, limit=limit + 1
             )
-            rows += (row for row in stored if not self._in_memory_is(row.execution_id))
+            rows += (
+                row
+                for row in stored
+                if row.execution_id not in listed and not self._in_memory_is(row.execution_id)
+            )
             if len(stored) <= limit:
                 break
             reached = place_of(stored[-1])
