@@ -158,9 +158,7 @@ class Reports:
             memory_percent=100 * memory / self._budget if self._budget else 0.0,
             active_tasks=active,
             idle_tasks=len(self._registry) - active,
-            tasks_by_type=dict(
-                Counter(each.task.artifact.artifact_type for each in self._registry)
-            ),
+            tasks_by_type=self._by_type(),
             most_active=self._most_active(),
             running=self._manager.running,
             pending=self._manager.pending,
