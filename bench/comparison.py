@@ -103,15 +103,15 @@ def report(
     rounds: Rounds = result["rounds"]
     found = ratios(rounds, pieces)
     order = list(dict.fromkeys(name for ours, peers in pieces.items() for name in (ours, *peers)))
-    times = [(name, *_numbers(spread_of(rounds[name]), ".0f")) for name in order]
-    shares = [(name, *_numbers(spread, ".2f")) for name, spread in found.items()]
+    times = [(name, *numbers(spread_of(rounds[name]), ".0f")) for name in order]
+    shares = [(name, *numbers(spread, ".2f")) for name, spread in found.items()]
     whole = together_ns(rounds, names)
     verdict = "kept" if whole.median <= aim_ns else "missed"
     return "\n".join(
         [
-            _columns([("operation", "ns", "from", "to"), *times]),
+            columns([("operation", "ns", "from", "to"), *times]),
             "",
-            _columns([("ratio", "median", "from", "to"), *shares]),
+            columns([("ratio", "median", "from", "to"), *shares]),
             "",
             f"{', '.join(names)} together: {whole.median:,.0f} ns "
             f"({whole.low:,.0f} to {whole.high:,.0f}), the aim of {aim_ns:,.0f} ns is {verdict}",
@@ -119,11 +119,67 @@ def report(
     )
 
 
-def _numbers(spread: Spread, style: str) -> tuple[str, str, str]:
+class Aim(NamedTuple):
+    """A ratio that is looked at, or a value where there is no peer."""
+
+    name: str
+    ours: str
+    peer: str = ""
+    """Empty: the value itself counts."""
+    least: float | None = None
+    most: float | None = None
+    """Neither is a ratio without an aim."""
+
+    def spread(self, rounds: Rounds) -> Spread:
+        if self.peer:
+            return ratio_of(rounds, self.ours, self.peer)
+        return spread_of(rounds[self.ours])
+
+    def measured(self, rounds: Rounds) -> bool:
+        return {self.ours, self.peer} - {""} <= rounds.keys()
+
+    def bound(self) -> str:
+        if self.least is not None:
+            return f">= {self.least:g}"
+        return f"<= {self.most:g}" if self.most is not None else ""
+
+    def verdict(self, rounds: Rounds) -> str:
+        median = self.spread(rounds).median
+        if self.least is None and self.most is None:
+            return ""
+        low = self.least is None or median >= self.least
+        return "kept" if low and (self.most is None or median <= self.most) else "missed"
+
+
+def verdicts(rounds: Rounds, aims: Sequence[Aim]) -> str:
+    """A table of the aims whose sides were measured, from the raw rounds."""
+    rows = [
+        (aim.name, *numbers(aim.spread(rounds), ".2f"), aim.bound(), aim.verdict(rounds))
+        for aim in aims
+        if aim.measured(rounds)
+    ]
+    return columns([("ratio", "median", "from", "to", "aim", ""), *rows])
+
+
+def medians(rounds: Rounds) -> str:
+    """A table of everything that was measured, from the raw rounds."""
+    rows = [(name, *numbers(spread_of(values), ",.2f")) for name, values in rounds.items()]
+    return columns([("measured", "median", "from", "to"), *rows])
+
+
+def percentiles(values: Sequence[float], least: int = 200) -> tuple[float, float]:
+    """The 50th and the 99th; raises ValueError when there are too few values to know."""
+    if len(values) < least:
+        raise ValueError(f"{len(values)} values are too few for a 99th percentile")
+    cuts = quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[98]
+
+
+def numbers(spread: Spread, style: str) -> tuple[str, str, str]:
     return format(spread.median, style), format(spread.low, style), format(spread.high, style)
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows

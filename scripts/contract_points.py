@@ -28,6 +28,7 @@ from stranger import (
     EXISTING_TASK,
     FAILED,
     PENDING,
+    RUNNING,
     STREAM,
     SYNC,
     TIMEOUT,
@@ -202,6 +203,8 @@ def async_answer(on: Subject) -> None:
     answer = on.call(execution_mode=ASYNC)
     require(answer.success, f"refused: {said(answer)}")
     expect(answer.result.status, PENDING, "status")
+    require(answer.result.HasField("started_at"), "started_at is not set")
+    require(not answer.result.HasField("completed_at"), "completed_at is set")
     expect(
         answer.status_endpoint,
         f"/api/v1/executions/{answer.execution_id}/status",
@@ -216,6 +219,42 @@ def async_run(on: Subject) -> None:
     require(answer.success, f"refused: {said(answer)}")
     require(on.status(answer.execution_id).found, "unknown right after the answer")
     on.await_status(answer.execution_id, COMPLETED)
+
+
+@point("InvokeFunction: an ASYNC call that is wrong on its face fails now")
+def async_refused(on: Subject) -> None:
+    refused(on.call(execution_mode=ASYNC, arguments={"surname": "Ada"}), "INVALID_REQUEST")
+    refused(on.call(execution_mode=ASYNC, context={"timeout_ms": -1}), "INVALID_REQUEST")
+
+
+@point("InvokeFunction: the same execution_id again, ASYNC, does not run again")
+def async_same_id(on: Subject) -> None:
+    wanted = f"{on.tag}-async"
+    outputs = []
+    for _ in range(2):
+        answer = on.call("clock", execution_mode=ASYNC, execution_id=wanted)
+        require(answer.success, f"refused: {said(answer)}")
+        ended = on.await_status(wanted, COMPLETED)
+        outputs.append(ended.result.result.value)
+    expect(outputs[1], outputs[0], "the second output")
+    again = on.call("boom", execution_mode=ASYNC, execution_id=wanted)
+    refused(again, "CONFLICT")
+
+
+@point("InvokeFunction: wait makes SYNC of an ASYNC call")
+def async_wait(on: Subject) -> None:
+    answer = on.call(execution_mode=ASYNC, wait=True)
+    expect(value(answer), {"hello": "nobody"}, "the output")
+    expect(answer.status_endpoint, "", "status_endpoint")
+
+
+@point("CancelExecution: an ASYNC run is stopped like any other")
+def async_cancel(on: Subject) -> None:
+    answer = on.call("nap", {"s": 60}, execution_mode=ASYNC)
+    require(answer.success, f"refused: {said(answer)}")
+    on.await_status(answer.execution_id, RUNNING)
+    answer = on.ask("CancelExecution", execution_id=answer.execution_id, reason="checking")
+    expect((answer.success, answer.final_status), (True, CANCELLED), "(success, final_status)")
 
 
 # --- executions ---

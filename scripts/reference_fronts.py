@@ -41,6 +41,11 @@ same key answers with the first execution), `Priority` (RFC 9218, `u=0` to `u=7`
 answer has `Atlatl-Execution-Id`, and unless it streams `Atlatl-Instance-Id`, `Atlatl-Duration-Ms`
 and `Atlatl-Cold-Start: 1` where it was one.
 
+With `Prefer: respond-async` the answer is 202 with the record, once the call is stored; `Location`
+is where its end can be asked for. Then `Atlatl-Not-Before` (RFC 3339) and `Atlatl-Callback-Url` may
+be given too ([more](functions.md#calls-that-nobody-waits-for)). `wait` is a number of seconds up to
+60 that an answer may be held back until the execution has ended.
+
 The last column says who may: `open` is everybody, `loopback` everybody on this machine, `token`
 who sends `Authorization: Bearer TOKEN` with the admin token, which the first start writes to the
 file `token` of the data directory. `POST /api/v1/invocations` needs it too when it would create a

@@ -92,10 +92,10 @@ class FakeChannel:
         if execution_id in self._credit:
             self._credit[execution_id].release()
 
-    def cancel(self, execution_id: str, *, force: bool = False) -> None:
+    def cancel(self, execution_id: str, *, grace_s: float | None = None) -> None:
         if execution_id not in self._calls:
             return
-        if len(self._calls) == 1:
+        if len(self._calls) == 1 and not grace_s:
             self.accepting = False
         work = self._work.pop(execution_id, None)
         if work is not None:

@@ -110,12 +110,21 @@ class ScriptedChannel:
         if self.on_lost is not None:
             self.on_lost(InstanceLost("gone"))
 
-    def cancel(self, execution_id: str, *, force: bool = False) -> None:
+    def cancel(self, execution_id: str, *, grace_s: float | None = None) -> None:
         _, timer = self._calls[execution_id]
+        loop = asyncio.get_running_loop()
+        if grace_s:
+            # It goes on, and ends by itself if its time comes before the grace is over.
+            loop.call_later(grace_s, self._cut_off, execution_id)
+            return
         if timer is not None:
             timer.cancel()
-        self.accepting = False
-        asyncio.get_running_loop().call_later(KILL_S, self._ended, execution_id)
+        self._cut_off(execution_id)
+
+    def _cut_off(self, execution_id: str) -> None:
+        if execution_id in self._calls:
+            self.accepting = False
+            asyncio.get_running_loop().call_later(KILL_S, self._ended, execution_id)
 
     def _ended(self, execution_id: str) -> None:
         if execution_id in self._calls:

@@ -13,7 +13,9 @@ from msgspec.structs import replace
 
 from atlatl.errors import AtlatlError, FunctionRaised
 from atlatl.model import (
+    Arguments,
     Artifact,
+    Call,
     Execution,
     ExecutionRecord,
     ExecutionStatus,
@@ -21,6 +23,7 @@ from atlatl.model import (
     Outcome,
     OutcomeKind,
     Parameter,
+    Queued,
     Result,
     Shape,
     Task,
@@ -110,6 +113,57 @@ def claim(execution_id: str = "e-1", fingerprint: bytes = b"f" * 32, **facts: An
 def record(execution_id: str = "e-1", outcome: Outcome | None = None, **facts: Any) -> Any:
     """The record of a call without an id."""
     return ExecutionRecord(execution=execution(execution_id, outcome or success(), **facts))
+
+
+def queued(execution_id: str = "e-1", task_name: str = "hello", **facts: Any) -> Queued:
+    """An accepted call, ready since 10.0 unless told otherwise."""
+    payload = facts.pop("payload", Arguments(values={"who": "world"}))
+    options = facts.pop("call", {})
+    known: dict[str, Any] = {
+        "call": Call(
+            execution_id=execution_id,
+            task_name=task_name,
+            payload=payload,
+            mode=Mode.ASYNC,
+            **options,
+        ),
+        "task_id": "t-1",
+        "queued_at": 10.0,
+        "ready_at": 10.0,
+        "turn": 25.0,
+    }
+    return Queued(**known | facts)
+
+
+def accepted(entry: Queued, fingerprint: bytes = b"") -> ExecutionRecord:
+    """The record of an entry, as it is from acceptance on."""
+    return ExecutionRecord(
+        execution=execution(
+            entry.call.execution_id,
+            task_id=entry.task_id,
+            task_name=entry.call.task_name,
+            mode=Mode.ASYNC,
+            queued_at=entry.queued_at,
+            attempt=entry.attempt,
+        ),
+        fingerprint=fingerprint,
+    )
+
+
+def ended(entry: Queued, outcome: Outcome | None = None, **facts: Any) -> ExecutionRecord:
+    """The record of an entry that has ended."""
+    outcome = outcome or success()
+    known: dict[str, Any] = {
+        "status": outcome.status,
+        "outcome": outcome,
+        "started_at": 20.0,
+        "completed_at": 21.5,
+        "queue_s": 10.0,
+        "instance_id": outcome.instance_id,
+        "version": 3,
+        "cold_start": outcome.cold,
+    }
+    return ExecutionRecord(execution=replace(accepted(entry).execution, **known | facts))
 
 
 def plain(stored: ExecutionRecord | None) -> Any:

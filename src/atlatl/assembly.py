@@ -17,14 +17,19 @@ from msgspec.structs import replace
 from atlatl import service
 from atlatl.core.admission import ByteBudget, Gate
 from atlatl.core.breaker import CircuitState
+from atlatl.engine.acceptance import Acceptance
 from atlatl.engine.artifacts import ArtifactShelf
 from atlatl.engine.autoscaler import Autoscaler
 from atlatl.engine.breaker import Breakers
 from atlatl.engine.call_tasks import CallTasks
+from atlatl.engine.callbacks import Callbacks
 from atlatl.engine.catalogue import Catalogue
+from atlatl.engine.dead_letters import DeadLetters
 from atlatl.engine.deployer import Deployer
+from atlatl.engine.dispatcher import Dispatcher
 from atlatl.engine.executions import Executions
 from atlatl.engine.manager import TaskExecutionManager
+from atlatl.engine.messenger import Messenger
 from atlatl.engine.pool import InstancePool
 from atlatl.engine.registry import Registry
 from atlatl.events import BreakerChanged
@@ -64,6 +69,11 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     """All parts of a service, joined and not yet started."""
     settings = _with_data_dir(settings)
     clock, wall, dice = time.monotonic, time.time, random.Random()
+    began, began_at = clock(), wall()
+
+    def steady() -> float:
+        return began_at + clock() - began
+
     data_dir = Path(settings.data_dir)
     budget = settings.limits.memory_budget_bytes or memory_budget_bytes()
     metrics = Metrics(clock)
@@ -89,6 +99,38 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         clock=clock,
         wall=wall,
         chance=dice.random,
+    )
+
+    callbacks = Callbacks(
+        store.queue,
+        executions.find,
+        Messenger(settings.callbacks, chance=dice.random),
+        telemetry,
+        steady=steady,
+        chance=dice.random,
+        max_tries=settings.callbacks.max_tries,
+    )
+    dispatcher = Dispatcher(
+        store.queue,
+        registry,
+        manager,
+        executions,
+        telemetry,
+        clock=clock,
+        steady=steady,
+        chance=dice.random,
+        dead_letter_retention_s=settings.records.dead_letter_retention_s,
+        settled=callbacks.notify,
+    )
+    acceptance = Acceptance(
+        settings,
+        manager,
+        executions,
+        dispatcher,
+        telemetry,
+        clock=clock,
+        wall=wall,
+        steady=steady,
     )
 
     def make_pool(task: Task, start: Callable[[], Awaitable[InstanceChannel]]) -> InstancePool:
@@ -138,6 +180,11 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         wall=wall,
         cpu_clock=time.process_time,
         memory_budget_bytes=budget,
+        queue_depths=dispatcher.depths,
+        queue_clock=steady,
+    )
+    call_tasks = CallTasks(
+        settings.limits, registry, catalogue, shelf, deployer, dispatcher.pending_of, clock=clock
     )
     return service.Parts(
         settings=settings,
@@ -145,7 +192,11 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         executions=executions,
         manager=manager,
         deployer=deployer,
-        call_tasks=CallTasks(settings.limits, registry, catalogue, shelf, deployer, clock=clock),
+        acceptance=acceptance,
+        dispatcher=dispatcher,
+        dead_letters=DeadLetters(store.queue),
+        callbacks=callbacks,
+        call_tasks=call_tasks,
         shelf=shelf,
         store=store,
         runtimes=runtimes,

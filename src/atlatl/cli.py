@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from atlatl import cli_executions
 from atlatl.console import (
     FAILED,
     WRONG_USAGE,
+    AsJson,
+    Limit,
+    Name,
+    TokenFile,
+    Url,
     connected,
     fail,
     local_settings,
@@ -21,6 +27,7 @@ from atlatl.console import (
     table,
     write_item,
 )
+from atlatl.core.moments import parse_moment
 from atlatl.errors import SettingInvalid
 
 if TYPE_CHECKING:
@@ -54,16 +61,6 @@ def options(
     ] = False,
 ) -> None:
     """A self-hosted function service."""
-
-
-Url = Annotated[str, typer.Option("--url", help="Address of the service; else ATLATL_URL.")]
-TokenFile = Annotated[
-    Path | None, typer.Option("--token-file", help="File with the token; else ATLATL_TOKEN.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="Name of the task.")]
-Id = Annotated[str, typer.Argument(help="Execution id.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
 
 
 @app.command()
@@ -167,7 +164,18 @@ def invoke(
     name: Name,
     data: Annotated[str, typer.Option(help="JSON or text; @FILE or - (stdin) for more.")] = "",
     timeout: Annotated[float, typer.Option(help="Time limit in seconds.", min=0)] = 0,
-    later: Annotated[bool, typer.Option("--async", help="Only hand the call in.")] = False,
+    later: Annotated[
+        bool, typer.Option("--async", help="Only hand the call in, and print its id.")
+    ] = False,
+    max_retries: Annotated[
+        int | None, typer.Option(min=0, help="With --async: attempts after one that failed.")
+    ] = None,
+    not_before: Annotated[
+        str, typer.Option(help="With --async: like 2026-01-31T09:00:00Z (RFC 3339).")
+    ] = "",
+    callback_url: Annotated[
+        str, typer.Option(help="With --async: gets the result by a POST.")
+    ] = "",
     stream: Annotated[bool, typer.Option("--stream", help="Print items as they come.")] = False,
     as_json: AsJson = False,
     url: Url = "",
@@ -176,9 +184,10 @@ def invoke(
     """Call a function and print what it returns."""
     value = _value(data)
     limit: dict[str, Any] = {"timeout_ms": max(1, round(timeout * 1000))} if timeout else {}
+    how = _deferral(later, stream, max_retries, not_before, callback_url)
     with connected(url, token_file) as client:
         if later:
-            row = client.submit(name, value, **limit)
+            row = client.submit(name, value, **limit, **how)
             show(row, as_json=as_json, text=row["execution_id"])
             return
         if stream:
@@ -192,6 +201,27 @@ def invoke(
         write_item(answer.value)
     if answer.status >= 400:
         fail(f"function {name!r} answered with status {answer.status}", FAILED)
+
+
+def _deferral(
+    later: bool, stream: bool, max_retries: int | None, not_before: str, callback_url: str
+) -> dict[str, Any]:
+    """What goes with --async, as options of `Client.submit`."""
+    stated = {
+        "--max-retries": max_retries is not None,
+        "--not-before": bool(not_before),
+        "--callback-url": bool(callback_url),
+    }
+    for flag in (name for name, given in stated.items() if given and not later):
+        fail(f"{flag} goes with --async only", WRONG_USAGE)
+    if later and stream:
+        fail("--async only hands the call in, so there is nothing to --stream", WRONG_USAGE)
+    try:
+        moment = parse_moment(not_before) if not_before else None
+    except ValueError:
+        form = "like 2026-01-31T09:00:00Z, with its offset from UTC"
+        fail(f"--not-before {not_before[:80]!r} is no moment {form}", WRONG_USAGE)
+    return {"max_retries": max_retries, "not_before": moment, "callback_url": callback_url}
 
 
 def _value(data: str) -> Any:
@@ -252,49 +282,7 @@ def ps(as_json: AsJson = False, url: Url = "", token_file: TokenFile = None) -> 
     show({"instances": rows}, as_json=as_json, text=text)
 
 
-@app.command()
-def executions(
-    task: Annotated[str, typer.Option(help="Only of this task.")] = "",
-    status: Annotated[str, typer.Option(help="Only with this status.")] = "",
-    limit: Limit = 20,
-    as_json: AsJson = False,
-    url: Url = "",
-    token_file: TokenFile = None,
-) -> None:
-    """List executions, newest first."""
-    with connected(url, token_file) as client:
-        page = client.executions(task=task, status=status, limit=limit)
-    columns = ("execution_id", "task_name", "status", "execution_time_ms", "queued_at")
-    text = table(page["executions"], (*columns, "error_code"), "there are no executions")
-    show(page, as_json=as_json, text=text)
-
-
-@app.command()
-def logs(
-    execution_id: Id, as_json: AsJson = False, url: Url = "", token_file: TokenFile = None
-) -> None:
-    """Print what an execution printed."""
-    with connected(url, token_file) as client:
-        row = client.logs(execution_id)
-    text = "\n".join([*row["lines"], *row["traceback"].splitlines()])
-    show(row, as_json=as_json, text=text)
-
-
-@app.command()
-def cancel(
-    execution_id: Id,
-    reason: Annotated[str, typer.Option(help="Kept with the record.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Without time to clean up.")] = False,
-    as_json: AsJson = False,
-    url: Url = "",
-    token_file: TokenFile = None,
-) -> None:
-    """Stop an execution."""
-    with connected(url, token_file) as client:
-        row = client.cancel(execution_id, reason=reason, force=force)
-    show(row, as_json=as_json, text=f"{execution_id}: {row['message']}")
-    if not row["cancelled"]:
-        raise typer.Exit(FAILED)
+cli_executions.register(app)
 
 
 @app.command()

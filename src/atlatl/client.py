@@ -6,6 +6,7 @@ class of `atlatl.errors` as inside the service, or ServiceUnreachable.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -83,7 +84,14 @@ class Client:
         return self.call(name, value, **options).value
 
     def submit(self, name: str, value: Any = None, **options: Any) -> Row:
-        """Has the function called later, durably; gives the record of the execution."""
+        """Has the function called later, durably; gives the record of the execution.
+
+        Args:
+            name: of the task.
+            value: as for `call`.
+            options: those of `call`; `not_before`, a time with its timezone or Unix seconds,
+                before which it does not begin; and `callback_url`, which is told of the end.
+        """
         return self._rows(exchange.call(name, value, preferences=ASYNC, **options))
 
     def stream(self, name: str, value: Any = None, **options: Any) -> Iterator[Item]:
@@ -147,9 +155,30 @@ class Client:
     def execution(self, execution_id: str) -> Row:
         return self._rows(exchange.get("executions", execution_id))
 
+    def wait(self, execution_id: str, timeout_s: float) -> Row:
+        """The record when the execution has ended, or as it stands when the time is over."""
+        record: Row = {}
+        for question in exchange.waits(execution_id, timeout_s, time.monotonic):
+            record = self._rows(question)
+            if exchange.has_ended(record):
+                break
+        return record
+
     def result(self, execution_id: str) -> Answer:
         """What the call returned; raises what it failed with. Status 202 while it goes on."""
         return exchange.answer(self._send(exchange.get("executions", execution_id, "result")))
+
+    def dead_letters(self, *, limit: int = 100, start_after: str = "") -> Row:
+        """One page, the latest to fail first: `dead_letters`, and `next_start_after`."""
+        return self._rows(exchange.get("dead-letters", limit=limit, start_after=start_after))
+
+    def redrive(self, execution_id: str) -> Row:
+        """Has a dead letter tried again under its id; gives its record."""
+        return self._rows(exchange.redrive(execution_id))
+
+    def delete_dead_letter(self, execution_id: str) -> None:
+        """Gives up trying a dead letter again; its record stays."""
+        exchange.nothing(self._send(exchange.dead_letter_deletion(execution_id)))
 
     def logs(self, execution_id: str) -> Row:
         """What the execution printed, in `lines`, and its `traceback`."""
@@ -285,8 +314,25 @@ class AsyncClient:
     async def execution(self, execution_id: str) -> Row:
         return await self._rows(exchange.get("executions", execution_id))
 
+    async def wait(self, execution_id: str, timeout_s: float) -> Row:
+        record: Row = {}
+        for question in exchange.waits(execution_id, timeout_s, time.monotonic):
+            record = await self._rows(question)
+            if exchange.has_ended(record):
+                break
+        return record
+
     async def result(self, execution_id: str) -> Answer:
         return exchange.answer(await self._send(exchange.get("executions", execution_id, "result")))
+
+    async def dead_letters(self, *, limit: int = 100, start_after: str = "") -> Row:
+        return await self._rows(exchange.get("dead-letters", limit=limit, start_after=start_after))
+
+    async def redrive(self, execution_id: str) -> Row:
+        return await self._rows(exchange.redrive(execution_id))
+
+    async def delete_dead_letter(self, execution_id: str) -> None:
+        exchange.nothing(await self._send(exchange.dead_letter_deletion(execution_id)))
 
     async def logs(self, execution_id: str) -> Row:
         return await self._rows(exchange.get("executions", execution_id, "logs"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +26,16 @@ _HINTS = {
     "TASK_NOT_FOUND": "`atlatl tasks` lists what is deployed",
     "EXECUTION_NOT_FOUND": "`atlatl executions` lists the newest ones",
 }
+
+
+Url = Annotated[str, typer.Option("--url", help="Address of the service; else ATLATL_URL.")]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the token; else ATLATL_TOKEN.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="Name of the task.")]
+Id = Annotated[str, typer.Argument(help="Execution id.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
 
 
 @contextmanager
@@ -138,6 +148,16 @@ def show(value: Any, *, as_json: bool, text: str = "") -> None:
         text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     if text:
         typer.echo(text)
+
+
+def show_line(value: Any, *, as_json: bool, text: str) -> None:
+    """Prints one of many things, as they come: JSON on one line, or `text`."""
+    typer.echo(msgspec.json.encode(value).decode() if as_json else text)
+
+
+def line(cells: Iterable[Any]) -> str:
+    """Cells of a line that belongs to no table; what is not there is left out."""
+    return "  ".join(_cell(value) for value in cells if value is not None)
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], nothing: str) -> str:

@@ -19,6 +19,42 @@ class ExecutionFinished(Event, frozen=True):
     """Acceptance to end (synchronous), attempt start to end (async)."""
 
 
+class ExecutionAccepted(Event, frozen=True):
+    """A durable execution was stored."""
+
+    execution_id: str
+
+
+class AttemptFailed(Event, frozen=True):
+    """An attempt of a durable execution failed, and another one follows."""
+
+    execution_id: str
+    attempt: int
+    code: str
+    retry_in_s: float
+    recovered: bool = False
+    """It was the end of the service that cut the attempt off."""
+
+
+class ExecutionDied(Event, frozen=True):
+    """A durable execution failed for good: it is a dead letter now."""
+
+    execution_id: str
+    attempts: int
+    code: str
+
+
+class CallbackTried(Event, frozen=True):
+    """An address was told, or could not be told, how an execution ended."""
+
+    execution_id: str
+    tries: int
+    """With this one."""
+    failure: str = ""
+    """Empty when it was told."""
+    given_up: bool = False
+
+
 class CallRefused(Event, frozen=True):
     """A call was turned away before it became an execution in a queue."""
 

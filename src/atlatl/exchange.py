@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -12,14 +13,18 @@ import httpx
 import msgspec
 
 from atlatl import errors
-from atlatl.errors import AtlatlError, CircuitOpenError
-from atlatl.model import check_task_name
+from atlatl.core.moments import show_moment
+from atlatl.errors import AtlatlError, CircuitOpenError, InvalidRequest
+from atlatl.model import ExecutionStatus, check_task_name
 
 Row = dict[str, Any]
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 960.0
 """The service ends every call by its deadline, at most 900 s by default; this is for its end."""
+
+WAIT_S = 20.0
+"""Longest time that one question waits for an end; what lies between keeps the connection."""
 
 PROBLEM = "application/problem+json"
 _LINES = msgspec.json.Decoder()
@@ -78,10 +83,15 @@ def call(
     execution_id: str = "",
     priority: int | None = None,
     max_retries: int | None = None,
+    not_before: datetime | float | None = None,
+    callback_url: str = "",
     headers: Mapping[str, str] | None = None,
     preferences: Mapping[str, str] | None = None,
 ) -> Question:
-    """Calls a function; see `Client.call`. `preferences` say how the answer is wanted."""
+    """Calls a function; see `Client.call` and `Client.submit`.
+
+    `preferences` say how the answer is wanted.
+    """
     content, content_type = _body(value)
     stated = {
         "Content-Type": content_type,
@@ -89,12 +99,21 @@ def call(
         "Atlatl-Timeout-Ms": str(timeout_ms) if timeout_ms else "",
         "Priority": "" if priority is None else f"u={priority}",
         "Atlatl-Max-Retries": "" if max_retries is None else str(max_retries),
+        "Atlatl-Not-Before": "" if not_before is None else _moment(not_before),
+        "Atlatl-Callback-Url": callback_url,
     }
     own = {header: text for header, text in stated.items() if text}
     sent = {**own, **(headers or {}), **(preferences or {})}
     return Question(
         "POST", _path("functions", check_task_name(name)), {"content": content, "headers": sent}
     )
+
+
+def _moment(at: datetime | float) -> str:
+    try:
+        return show_moment(at)
+    except ValueError as error:
+        raise InvalidRequest(f"`not_before`: {error}") from None
 
 
 def _body(value: Any) -> tuple[bytes, str]:
@@ -121,6 +140,38 @@ def deploy(
 def task(name: str) -> Question:
     """Reads one task."""
     return Question("GET", _of_task("tasks", name))
+
+
+def waits(execution_id: str, timeout_s: float, clock: Callable[[], float]) -> Iterator[Question]:
+    """Reads a record when the execution has ended: again and again until the time is over.
+
+    Args:
+        execution_id: of the execution.
+        timeout_s: 0 asks once and does not wait.
+        clock: monotonic seconds.
+    """
+    ends = clock() + timeout_s
+    left = timeout_s
+    while True:
+        yield get("executions", execution_id, wait=f"{min(max(left, 0.0), WAIT_S):.3f}")
+        left = ends - clock()
+        if left <= 0:
+            return
+
+
+def has_ended(record: Row) -> bool:
+    """Whether an execution changes no more, by its record."""
+    return ExecutionStatus(record["status"]).terminal
+
+
+def redrive(execution_id: str) -> Question:
+    """Has a dead letter tried again."""
+    return Question("POST", _api("dead-letters", execution_id, "redrive"))
+
+
+def dead_letter_deletion(execution_id: str) -> Question:
+    """Lets a dead letter go."""
+    return Question("DELETE", _api("dead-letters", execution_id))
 
 
 def cancel(execution_id: str, reason: str, force: bool) -> Question:
@@ -186,6 +237,13 @@ def rows(response: httpx.Response) -> Row:
     return msgspec.json.decode(response.content, type=Row)
 
 
+def nothing(response: httpx.Response) -> None:
+    """An answer without a body; raises what it failed with."""
+    raise_problem(response)
+    if response.status_code != 204:
+        raise _stranger(response)
+
+
 def text(response: httpx.Response) -> str:
     """The text of an answer that is for other programs; raises what it failed with."""
     _require_kind(response, "text/plain")
@@ -195,9 +253,13 @@ def text(response: httpx.Response) -> str:
 def _require_kind(response: httpx.Response, media_type: str) -> None:
     raise_problem(response)
     if response.status_code >= 400 or _media_type(response) != media_type:
-        raise ServiceUnreachable(
-            f"what answers at {response.url} is no atlatl service (status {response.status_code})"
-        )
+        raise _stranger(response)
+
+
+def _stranger(response: httpx.Response) -> ServiceUnreachable:
+    return ServiceUnreachable(
+        f"what answers at {response.url} is no atlatl service (status {response.status_code})"
+    )
 
 
 def _value(response: httpx.Response) -> Any:

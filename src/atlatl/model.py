@@ -187,19 +187,19 @@ class Task(Record, frozen=True):
         return self.handler.rpartition(":")[2]
 
 
-class Arguments(Record, frozen=True):
+class Arguments(Record, frozen=True, tag="arguments"):
     """Named arguments, as Python values that JSON (and bytes) can hold."""
 
     values: dict[str, Any]
 
 
-class Event(Record, frozen=True):
+class Event(Record, frozen=True, tag="event"):
     """One decoded value that is not a set of named arguments."""
 
     value: Any
 
 
-class HttpRequest(Record, frozen=True):
+class HttpRequest(Record, frozen=True, tag="request"):
     """A whole HTTP request. `path` is the part after the task's name and begins with `/`."""
 
     method: str
@@ -251,6 +251,10 @@ class Call(Record, frozen=True):
     traceparent: str = ""
     tracestate: str = ""
     metadata: dict[str, str] = {}
+    not_before: float | None = None
+    """ASYNC only: not to begin before this moment, Unix seconds."""
+    callback_url: str = ""
+    """ASYNC only: told of the end by a POST."""
 
 
 class Result(Record, frozen=True):
@@ -286,6 +290,8 @@ class Outcome(Record, frozen=True):
     run_s: float = 0.0
     """The run alone, without waiting."""
     memory_bytes: int = 0
+    """The most that its instance had resident until then, pages that it shares with others
+    included; 0 when that is not known: a call that was cut off, an instance that never answered."""
     cold: bool = False
 
     @property
@@ -338,8 +344,78 @@ class ExecutionRecord(Record, frozen=True):
 
     @property
     def promised(self) -> bool:
-        """Kept as long as there is room: all but the successes of calls without an id."""
-        return bool(self.fingerprint) or self.execution.status is not ExecutionStatus.COMPLETED
+        """Kept as long as there is room: all but the successes of sync calls without an id."""
+        return (
+            bool(self.fingerprint)
+            or self.execution.mode is Mode.ASYNC
+            or self.execution.status is not ExecutionStatus.COMPLETED
+        )
+
+
+AGEING_S = 5.0
+"""Waiting time that lifts a call by one level of priority."""
+
+
+class Queued(Record, frozen=True):
+    """A durable execution that has not ended: what is to be done, and what has been tried.
+
+    All times are Unix seconds of the queue's own clock, which no change of the machine's clock
+    moves while the service runs.
+    """
+
+    call: Call
+    """As it was accepted, its `priority` and `timeout_ms` as the caller gave them."""
+    task_id: str
+    """Of the task at acceptance; the call goes to the task of the name when it runs."""
+    queued_at: float
+    """When it was accepted."""
+    ready_at: float
+    """Not to be tried before."""
+    turn: float
+    """Of the ready ones of a task the lowest is next: acceptance plus `AGEING_S` a level of
+    priority, so that the less urgent are not passed for ever."""
+    expires_at: float | None = None
+    """None is never."""
+    attempt: int = 1
+    """Number of the present attempt, or of the next one."""
+    failures: int = 0
+    """Attempts that failed by themselves, which is what `max_retries` bounds."""
+    recoveries: int = 0
+    """Attempts that the end of the service cut off."""
+    lease: int = 0
+    """How often it was leased. What is settled under an older lease changes nothing."""
+
+
+class DeadLetter(Record, frozen=True):
+    """A durable execution that failed for good, and could be tried again."""
+
+    execution: Execution
+    died_at: float
+
+
+class QueueDepth(Record, frozen=True):
+    """What the queue holds of one task."""
+
+    task_name: str
+    ready: int = 0
+    delayed: int = 0
+    """Wait for their time: `not_before`, or the pause before a retry."""
+    leased: int = 0
+    dead: int = 0
+    oldest_ready_at: float | None = None
+    """Since when the longest waiting of the ready and the leased ones could have run."""
+
+
+class Callback(Record, frozen=True):
+    """The duty to tell an address how an execution ended."""
+
+    execution_id: str
+    url: str
+    traceparent: str = ""
+    tracestate: str = ""
+    tries: int = 0
+    """That failed so far."""
+    ready_at: float = 0.0
 
 
 Place = tuple[float, str]

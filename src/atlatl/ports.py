@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,12 +11,16 @@ from atlatl.events import Event
 from atlatl.model import (
     Artifact,
     Call,
+    Callback,
+    DeadLetter,
     Encoded,
     Execution,
     ExecutionRecord,
     ExecutionStatus,
     Outcome,
     Place,
+    Queued,
+    QueueDepth,
     Result,
     Shape,
     Task,
@@ -61,12 +65,17 @@ class InstanceChannel(Protocol):
     def credit(self, execution_id: str, n_bytes: int) -> None:
         """Says that an item of `n_bytes` was consumed; once for each item, empty ones too."""
 
-    def cancel(self, execution_id: str, *, force: bool = False) -> None:
+    def cancel(self, execution_id: str, *, grace_s: float | None = None) -> None:
         """Ends the work of one call; its `done` runs when the work is gone.
 
-        The only call in flight: the process is killed. One of several: the coroutine is
-        cancelled, the channel stops `accepting`, and a coroutine that ignores it is ended with
-        the process as soon as the others have finished. With `force` there is no grace.
+        One of several in flight: the coroutine is cancelled, the channel stops `accepting`, and a
+        coroutine that ignores it is ended with the process as soon as the others have finished.
+
+        Args:
+            execution_id: of the call.
+            grace_s: how long its work may take to end by itself. None is none for the only call
+                in flight, whose process is killed at once, and the task's `cancel_grace_s` for
+                one of several.
         """
 
     @property
@@ -108,6 +117,10 @@ class Runtime(Protocol):
 
 class Store(Protocol):
     """What survives a restart. Every time is an argument. Raises StoreUnavailable."""
+
+    @property
+    def queue(self) -> Queue:
+        """Durable executions; open while the store is."""
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
@@ -183,6 +196,138 @@ class Store(Protocol):
             keep: so many may stay.
             keep_bytes: so much result and output may stay.
         """
+
+
+class Queue(Protocol):
+    """Durable executions, from acceptance to their end, each with its record in the store.
+
+    One is ready, delayed, leased or dead. Every time is an argument, Unix seconds of the queue's
+    clock. Whatever returns has been committed. Raises StoreUnavailable.
+    """
+
+    async def enqueue(self, record: ExecutionRecord, queued: Queued) -> ExecutionRecord | None:
+        """Accepts an execution and its record, both or neither.
+
+        One with `lease` above 0 is leased from the start; else it is ready when its `ready_at`
+        is not after its `queued_at`, and delayed when it is.
+
+        Returns:
+            What is stored under the id already; None when it was accepted.
+        """
+
+    async def lease(
+        self, wanted: Mapping[str, int], *, now: float, until: float
+    ) -> Sequence[Queued]:
+        """Leases ready executions until a time, each task's next in their turn.
+
+        Args:
+            wanted: how many at most, by the names of tasks.
+            now: those that expired by then are left for `take_expired`.
+            until: when the lease ends unless it is extended.
+
+        Returns:
+            As they are now, `lease` counted up, in the order of their turns within a task.
+        """
+
+    async def take(self, execution_id: str, *, until: float) -> Queued | None:
+        """Leases a certain execution, ready or delayed; None when it is neither."""
+
+    async def take_expired(self, *, now: float, until: float, limit: int) -> Sequence[Queued]:
+        """Leases executions that wait and whose `expires_at` is not after `now`."""
+
+    async def extend(self, leased: Mapping[str, int], *, until: float) -> None:
+        """Extends leases: by execution id, the number of the lease that is held."""
+
+    async def put_back(self, queued: Queued, *, now: float) -> bool:
+        """Ends a lease without an end: `attempt`, `failures`, `recoveries`, `ready_at` as given.
+
+        It is ready, or delayed when its `ready_at` is after `now`. The record keeps PENDING and
+        gets the attempt. Returns False, and changes nothing, when the lease is not the latest.
+        """
+
+    async def settle(
+        self,
+        record: ExecutionRecord,
+        lease: int,
+        *,
+        died_at: float | None = None,
+        callback: Callback | None = None,
+    ) -> bool:
+        """Ends an execution: the record, the queue's entry and the callback, all or none.
+
+        Args:
+            record: with its outcome; the fingerprint that is stored stays.
+            lease: the number of the lease that is held.
+            died_at: keeps the entry as a dead letter; None removes it.
+            callback: whom to tell.
+
+        Returns:
+            False, and nothing is changed, when the lease is not the latest.
+        """
+
+    async def wake(self, *, now: float) -> tuple[Sequence[str], float | None]:
+        """Makes delayed executions ready whose time has come.
+
+        Returns:
+            Names of their tasks; and when the next one's time comes, None when there is none.
+        """
+
+    async def recover(
+        self, *, lapsed_before: float | None, now: float, limit: int, outcome: Outcome
+    ) -> Sequence[tuple[Queued, bool]]:
+        """Takes back the leases of those that are gone: their attempt was cut off.
+
+        `attempt` and `recoveries` rise by one and it is ready; one that has been recovered
+        `limit` times already becomes a dead letter with this outcome instead.
+
+        Args:
+            lapsed_before: only leases that ended before this; None is all of them, for the
+                start of the only service that uses the store.
+            now: of the dead letters' death, and of the ends in their records.
+            limit: so many recoveries at most.
+            outcome: of those that become dead letters.
+
+        Returns:
+            Each that was taken back, as it is now, and whether it is dead.
+        """
+
+    async def depths(self) -> Sequence[QueueDepth]:
+        """What is there of each task that has anything, in the order of their names."""
+
+    async def waiting_ids(self, task_name: str, limit: int) -> Sequence[str]:
+        """Ids of ready and delayed executions of a task."""
+
+    async def dead_letters(self, *, before: Place | None, limit: int) -> Sequence[DeadLetter]:
+        """The latest to die first; without result and output.
+
+        Args:
+            before: only what stands behind this place: `died_at` and id, which need not be taken.
+            limit: at most so many.
+        """
+
+    async def redrive(self, execution_id: str, *, now: float) -> Queued | None:
+        """Makes a dead letter ready again, its record PENDING; None when there is none.
+
+        The attempt counts on; `failures` and `recoveries` begin at 0, and it expires no more.
+        """
+
+    async def delete_dead_letter(self, execution_id: str) -> bool:
+        """Forgets that it could be tried again, the record stays; False when there is none."""
+
+    async def prune_dead_letters(self, *, died_before: float) -> int:
+        """As `delete_dead_letter` for all that died before; returns how many."""
+
+    async def callbacks(self, *, now: float, limit: int) -> Sequence[Callback]:
+        """Those whose time has come, the longest due first."""
+
+    async def next_callback_at(self) -> float | None:
+        """When the next callback is due; None when there is none."""
+
+    async def put_callback(self, callback: Callback) -> None:
+        """Has it tried again: `tries` and `ready_at` are as given."""
+
+    async def drop_callback(self, execution_id: str) -> None:
+        """It was made, or is given up."""
 
 
 class Telemetry(Protocol):

@@ -5,10 +5,11 @@ Everything is read from its owner at the moment of asking, and reading changes n
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from atlatl.engine.views import (
     PoolView,
     TaskView,
 )
-from atlatl.model import Task
+from atlatl.model import QueueDepth, Task
 from atlatl.runtimes.manager import RuntimeManager
 from atlatl.settings import Settings
 from atlatl.telemetry.figures import BreakerFigures, BreakersFigures, MemoryFigures, PoolFigures
 from atlatl.telemetry.metrics import Metrics, metrics_answer
 from atlatl.telemetry.prometheus import render
+from atlatl.telemetry.queues import QueueFigures, queue_figures_of
 
 MOST_ACTIVE = 10
 """Tasks named in the statistics."""
@@ -49,6 +51,8 @@ class Reports:
         wall: Unix seconds.
         cpu_clock: CPU seconds of this process.
         memory_budget_bytes: what the instances may use together.
+        queue_depths: what the queue holds, from memory.
+        queue_clock: Unix seconds of the queue's clock, for ages.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Reports:
         wall: Callable[[], float],
         cpu_clock: Callable[[], float],
         memory_budget_bytes: int,
+        queue_depths: Callable[[], Sequence[QueueDepth]],
+        queue_clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -81,6 +87,8 @@ class Reports:
         self._wall = wall
         self._cpu_clock = cpu_clock
         self._budget = memory_budget_bytes
+        self._queue_depths = queue_depths
+        self._queue_clock = queue_clock
         self._started = clock()
         self._cpu_since = (clock(), cpu_clock())
 
@@ -109,7 +117,7 @@ class Reports:
             uptime_s=self._clock() - self._started,
             active_tasks=self._active_tasks(),
             running=self._manager.running,
-            pending=self._manager.pending,
+            pending=self._pending(),
             memory_bytes=service_bytes + self._memory().used_bytes,
             service_memory_bytes=service_bytes,
             cpu_percent=self._cpu_percent(),
@@ -161,7 +169,7 @@ class Reports:
             tasks_by_type=self._by_type(),
             most_active=self._most_active(),
             running=self._manager.running,
-            pending=self._manager.pending,
+            pending=self._pending(),
             completed=span.success_count,
             failed=span.error_count,
             average_execution_ms=span.avg_run_ms,
@@ -172,12 +180,17 @@ class Reports:
             average_response_ms=span.avg_latency_ms,
         )
 
+    def mean_ms(self, task_name: str) -> int:
+        """Mean duration of the task's runs so far, rounded up; 0 without any."""
+        return math.ceil(1000 * (self._metrics.mean_run_s(task_name) or 0.0))
+
     def metrics_answer(self, window_s: float, task: str | None) -> dict[str, Any]:
         """Raises TaskNotFound."""
         name = self._registry.get(task).task.name if task else ""
         breakers = self._breaker_figures()
+        queue = self._queue_figures()
         return metrics_answer(
-            self._metrics, self._pool_figures(), self._memory(), breakers, window_s, name
+            self._metrics, self._pool_figures(), self._memory(), breakers, queue, window_s, name
         )
 
     def prometheus(self, *, openmetrics: bool) -> str:
@@ -186,9 +199,23 @@ class Reports:
             self._pool_figures(),
             self._memory(),
             self._breaker_figures(),
+            self._queue_figures(),
             records_dropped=self._executions.dropped,
             openmetrics=openmetrics,
         )
+
+    def _queue_figures(self) -> QueueFigures:
+        return queue_figures_of(
+            self._queue_depths(),
+            deployed=[each.task.name for each in self._registry],
+            now=self._queue_clock(),
+            limit=self._settings.limits.max_durable_pending,
+        )
+
+    def _pending(self) -> int:
+        """Accepted and not begun; what is leased has come to the manager already."""
+        queued = sum(depth.ready + depth.delayed for depth in self._queue_depths())
+        return self._manager.pending + queued
 
     def _most_active(self) -> list[TaskView]:
         most = sorted(self._registry, key=lambda each: each.execution_count, reverse=True)

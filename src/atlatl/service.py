@@ -29,23 +29,31 @@ from atlatl.engine.views import (
     PoolView,
     TaskView,
 )
-from atlatl.errors import Draining, InvalidRequest, ResultInvalid, UnsupportedOperation
+from atlatl.errors import Draining, ExecutionNotFound, InvalidRequest, ResultInvalid
 from atlatl.model import (
     Arguments,
     Call,
+    DeadLetter,
     Event,
     Execution,
     ExecutionStatus,
+    Mode,
+    QueueDepth,
     Result,
     Task,
 )
 
 if TYPE_CHECKING:
+    from atlatl.core.admission import HeldBytes
+    from atlatl.engine.acceptance import Acceptance
     from atlatl.engine.artifacts import ArtifactShelf
     from atlatl.engine.autoscaler import Autoscaler
     from atlatl.engine.breaker import CircuitBreaker
     from atlatl.engine.call_tasks import CallTasks
+    from atlatl.engine.callbacks import Callbacks
+    from atlatl.engine.dead_letters import DeadLetters
     from atlatl.engine.deployer import Deployer
+    from atlatl.engine.dispatcher import Dispatcher
     from atlatl.engine.executions import Executions
     from atlatl.engine.manager import TaskExecutionManager
     from atlatl.engine.registry import Registry
@@ -56,6 +64,9 @@ if TYPE_CHECKING:
     from atlatl.settings import Settings
 
 MAX_PAGE = 1000
+DEFAULT_ESTIMATE_MS = 5000
+HANG_UP_GRACE_S = 5.0
+"""Time that the work of a caller who hung up has to end by itself."""
 IDLE_PASS_S = 5.0
 """How often what calls created is looked through for what nobody uses."""
 
@@ -68,6 +79,10 @@ class Parts:
     registry: Registry
     executions: Executions
     manager: TaskExecutionManager
+    acceptance: Acceptance
+    dispatcher: Dispatcher
+    callbacks: Callbacks
+    dead_letters: DeadLetters
     deployer: Deployer
     call_tasks: CallTasks
     shelf: ArtifactShelf
@@ -134,12 +149,14 @@ class FunctionService:
             await parts.shelf.open()
             await self._deployer.load()
             await parts.executions.open()
+            await parts.dispatcher.open()
         except BaseException:
             await parts.store.close()
             await parts.runtimes.close()
             raise
         self._background = [
             asyncio.create_task(parts.autoscaler.run(), name="autoscaler"),
+            asyncio.create_task(parts.callbacks.run(), name="callbacks"),
             asyncio.create_task(self._tidy(), name="tidy"),
         ]
         self._opened = True
@@ -147,7 +164,9 @@ class FunctionService:
     async def drain(self) -> None:
         """Refuses new calls and waits, at most `drain.timeout_s`, for those that have started."""
         self._manager.begin_drain(self.settings.drain.timeout_s)
+        self._parts.dispatcher.begin_drain()
         await self._manager.drained(self.settings.drain.timeout_s)
+        self._executions.stop_waiting()
 
     async def close(self) -> None:
         """Ends everything: calls that still run are ended too. Can be called again."""
@@ -155,7 +174,9 @@ class FunctionService:
             return
         self._opened = False
         self._manager.begin_drain(0)
+        self._parts.dispatcher.begin_drain()
         await self._manager.drained(0)
+        await self._parts.dispatcher.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -231,12 +252,20 @@ class FunctionService:
 
         Args:
             ref: name or id.
-            force: also when executions are in progress; they are cancelled.
+            force: also when executions are in progress or wait in the queue; they are cancelled.
             cleanup_executions: forget its executions too.
         """
         found = self._registry.find(ref)
+        pending = 0 if found is None else self._parts.dispatcher.pending_of(found.task.name)
+        if pending and not force:
+            return Deletion(found=True, deleted=False, running=pending)
         deletion = await self._deployer.delete(ref, force=force)
-        if found is None or not deletion.deleted or not cleanup_executions:
+        if found is None or not deletion.deleted:
+            return deletion
+        if pending:
+            await self._parts.dispatcher.cancel_all(found.task.name, "the task was deleted")
+            deletion = msgspec.structs.replace(deletion, running=max(pending, deletion.running))
+        if not cleanup_executions:
             return deletion
         cleaned = await self._executions.forget_task(found.task.task_id)
         return msgspec.structs.replace(deletion, cleaned_executions=cleaned)
@@ -318,8 +347,16 @@ class FunctionService:
             return await future
         except asyncio.CancelledError:
             if not call.id_given:
-                ticket.cancel("the caller went away")
+                ticket.cancel("the caller went away", grace_s=HANG_UP_GRACE_S)
             raise
+
+    def hold_answer(self, n_bytes: int = 0) -> HeldBytes:
+        """Counts an answer in `limits.max_inflight_bytes` until the `with` block ends.
+
+        Whoever sends answers does this: one that its caller is slow to read fills memory as a
+        large request does. More bytes may come and go inside the block.
+        """
+        return self._manager.hold_answer(n_bytes)
 
     async def invoke(
         self,
@@ -373,16 +410,115 @@ class FunctionService:
             raise outcome.error
         return None if outcome.result is None else _value(outcome.result)
 
-    async def submit(self, call: Call) -> Execution:
-        """Durable async executions are not built yet.
+    async def accept(self, call: Call) -> Execution:
+        """Stores a durable execution: once this returns, it will be done, at least once.
+
+        Returns:
+            Its record; that of the first execution when the same call came under its id before.
 
         Raises:
-            UnsupportedOperation: always.
+            InvalidRequest, TaskNotFound, Conflict, QueueFull, RateLimited, Draining,
+            StoreUnavailable.
         """
-        raise UnsupportedOperation(
-            f"task {call.task_name!r}: durable async executions are not built yet; call it "
-            "synchronously"
+        return await self._parts.acceptance.accept(call)
+
+    async def submit(
+        self,
+        name: str,
+        value: Any = None,
+        *,
+        function: str = "",
+        timeout_ms: int = 0,
+        execution_id: str = "",
+        max_retries: int | None = None,
+        priority: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        not_before: float | None = None,
+        callback_url: str = "",
+    ) -> str:
+        """Has a function called in the background, durably; see `invoke` for what is the same.
+
+        Args:
+            name: of the task.
+            value: as for `invoke`.
+            function: as for `invoke`.
+            timeout_ms: of each attempt.
+            execution_id: the same id again is the same execution.
+            max_retries: as for `invoke`.
+            priority: as for `invoke`.
+            headers: as for `invoke`.
+            not_before: Unix seconds; it does not begin before.
+            callback_url: told of the end by a POST.
+
+        Returns:
+            The execution's id, for `execution`, `wait` and `cancel`.
+        """
+        record = await self.accept(
+            Call(
+                execution_id=execution_id or self._new_id(),
+                id_given=bool(execution_id),
+                task_name=name,
+                payload=Arguments(values={}) if value is None else _payload(value),
+                function=function,
+                mode=Mode.ASYNC,
+                timeout_ms=timeout_ms,
+                max_retries=max_retries,
+                priority=priority,
+                headers=dict(headers or {}),
+                not_before=not_before,
+                callback_url=callback_url,
+            )
         )
+        return record.execution_id
+
+    async def wait(self, execution_id: str, timeout_s: float) -> Execution:
+        """The record once it has ended, or as it stands when the time is over.
+
+        Raises:
+            ExecutionNotFound, StoreUnavailable.
+        """
+        return await self._executions.ended(execution_id, timeout_s)
+
+    def estimated_completion_ms(self, task_name: str) -> int:
+        """Mean duration of the task's calls so far; 5000 without any."""
+        return self._reports.mean_ms(task_name) or DEFAULT_ESTIMATE_MS
+
+    def queues(self) -> list[QueueDepth]:
+        """What waits, by task; at most a second old."""
+        return list(self._parts.dispatcher.depths())
+
+    async def dead_letters(self, *, limit: int = 100, start_after: str = "") -> Page[DeadLetter]:
+        """Executions that failed for good and may be redriven, the latest to die first.
+
+        Raises:
+            InvalidRequest: the cursor is unknown, or the limit negative.
+            StoreUnavailable.
+        """
+        return await self._parts.dead_letters.page(_page_limit(limit), start_after)
+
+    async def redrive(self, execution_id: str) -> Execution:
+        """Has a dead letter tried again, by the task's present version.
+
+        Raises:
+            ExecutionNotFound: it is no dead letter.
+            Draining, StoreUnavailable.
+        """
+        if self._manager.draining:
+            raise Draining("the service is shutting down; redrive when it is back")
+        redriven = await self._parts.dispatcher.redrive(execution_id)
+        if redriven is None:
+            raise _no_dead_letter(execution_id)
+        return redriven
+
+    async def delete_dead_letter(self, execution_id: str) -> None:
+        """Forgets that it may be redriven; the record stays as long as others do.
+
+        Raises:
+            ExecutionNotFound: it is no dead letter.
+            StoreUnavailable.
+        """
+        if not await self._parts.dead_letters.delete(execution_id):
+            raise _no_dead_letter(execution_id)
 
     async def execution(self, execution_id: str) -> Execution:
         """The record as it stands now; raises ExecutionNotFound, StoreUnavailable."""
@@ -417,10 +553,18 @@ class FunctionService:
     ) -> CancelAnswer:
         """Stops an execution; one that has ended keeps its status; raises StoreUnavailable."""
         ticket = self._manager.ticket(execution_id)
-        if ticket is not None and ticket.cancel(reason, force=force):
+        if ticket is not None and ticket.cancel(reason, grace_s=0.0 if force else None):
             return CancelAnswer(
                 success=True, message="cancelled", final_status=ExecutionStatus.CANCELLED
             )
+        if await self._parts.dispatcher.cancel(
+            execution_id, reason, grace_s=0.0 if force else None
+        ):
+            ended = await self._executions.find(execution_id)
+            if ended is not None and ended.status is ExecutionStatus.CANCELLED:
+                return CancelAnswer(
+                    success=True, message="cancelled", final_status=ExecutionStatus.CANCELLED
+                )
         ended = await self._executions.find(execution_id)
         if ended is None:
             return CancelAnswer(success=False, message=f"no execution {execution_id[:140]!r}")
@@ -464,6 +608,12 @@ def _page_limit(limit: int) -> int:
     if limit < 0:
         raise InvalidRequest(f"`limit` must be from 0 to {MAX_PAGE}, it is {limit}")
     return min(limit or 100, MAX_PAGE)
+
+
+def _no_dead_letter(execution_id: str) -> ExecutionNotFound:
+    return ExecutionNotFound(
+        f"{execution_id[:140]!r} is no dead letter: it never was one, was redriven or removed"
+    )
 
 
 def _payload(value: Any) -> Arguments | Event:

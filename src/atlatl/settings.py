@@ -75,12 +75,15 @@ class HttpSettings(Group, frozen=True):
     """Largest body of a call; beyond it 413."""
     header_timeout_s: float = 10.0
     """Longest time for the head of a request to arrive."""
+    body_timeout_s: float = 30.0
+    """How long the body of a request may stop coming, or altogether fall behind 500 bytes a
+    second; beyond it 408."""
     idle_timeout_s: float = 75.0
     """A kept-alive connection without a request is closed after this."""
 
     def __post_init__(self) -> None:
         _port(self, "port")
-        _positive(self, "max_body_bytes", "header_timeout_s", "idle_timeout_s")
+        _positive(self, "max_body_bytes", "header_timeout_s", "body_timeout_s", "idle_timeout_s")
 
 
 class GrpcSettings(Group, frozen=True):
@@ -107,6 +110,8 @@ class LimitSettings(Group, frozen=True):
     """Calls that run at the same time, all tasks together."""
     max_queued_executions: int = 1000
     """Calls that wait for an instance, all tasks together; beyond it 429."""
+    max_durable_pending: int = 100_000
+    """Accepted async executions that have not ended, all tasks together; beyond it 429."""
     max_artifacts: int = 100
     """Bounds only what InvokeFunction calls create."""
     max_tasks_per_artifact: int = 10
@@ -134,6 +139,7 @@ class LimitSettings(Group, frozen=True):
         _positive(
             self,
             "max_concurrent_executions",
+            "max_durable_pending",
             "max_artifacts",
             "max_tasks_per_artifact",
             "max_instances_per_task",
@@ -431,10 +437,29 @@ class RecordSettings(Group, frozen=True):
     """Successes of calls without an id that are stored, a second; the rest is only in memory."""
     execution_retention_bytes: int = 1_073_741_824
     """Stored results and output of executions; beyond it the oldest records go."""
+    dead_letter_retention_s: float = 1_209_600.0
+    """Age at which a dead letter becomes an ordinary record: it cannot be redriven any more."""
 
     def __post_init__(self) -> None:
         _positive(self, "recent_executions")
         _non_negative(self, "record_writes_per_s", "execution_retention_bytes")
+        _positive(self, "dead_letter_retention_s")
+
+
+class CallbackSettings(Group, frozen=True):
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts besides the public ones that an `Atlatl-Callback-Url` may name: `10.0.0.7`,
+    `127.0.0.1:9000`, `hooks.internal`, `*.internal` (all below it). Without an entry here a host
+    that leads to a private address is refused."""
+    timeout_s: float = 10.0
+    """Longest time that one try may take."""
+    max_tries: int = 8
+    """Beyond it a callback is given up; the result can still be fetched."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "timeout_s", "max_tries")
+        for entry in self.allowed_hosts:
+            split_host(entry)
 
 
 class DrainSettings(Group, frozen=True):
@@ -467,6 +492,9 @@ class TaskOptions(Group, frozen=True):
     """Deadline of a call that names none."""
     max_timeout_ms: int = 900_000
     """Longest deadline that a call may name."""
+    expires_after_s: float = 0.0
+    """Time from acceptance in which an async execution has to end, all attempts and waiting
+    included; 0 is no limit. `timeout_ms` bounds each of its attempts."""
     cancel_grace_s: float = 1.0
     """Time that a cancelled coroutine has to end before its instance is drained and killed."""
     priority: int = 3
@@ -483,7 +511,7 @@ class TaskOptions(Group, frozen=True):
             f"`timeout_ms` ({self.timeout_ms}) must be at most `max_timeout_ms` "
             f"({self.max_timeout_ms})",
         )
-        _non_negative(self, "cancel_grace_s", "rate_limit_per_s")
+        _non_negative(self, "expires_after_s", "cancel_grace_s", "rate_limit_per_s")
         check_environment(self.env)
         _require(0 <= self.priority <= 7, "`priority` must be from 0 to 7")
 
@@ -517,6 +545,7 @@ class Settings(Group, frozen=True):
     confinement: ConfinementSettings = ConfinementSettings()
     blank_pool: BlankPoolSettings = BlankPoolSettings()
     records: RecordSettings = RecordSettings()
+    callbacks: CallbackSettings = CallbackSettings()
     drain: DrainSettings = DrainSettings()
     auth: AuthSettings = AuthSettings()
 

@@ -173,8 +173,9 @@ class Context:
     def cancelled(self) -> bool:
         """Whether nobody waits for the answer any more.
 
-        True from the deadline on, when the call was cancelled, and after it has ended. Where
-        executions share an instance, this is how a plain function learns of a cancellation; one
-        that has the instance to itself is not asked: the service ends it with the process.
+        True from the deadline on, when the call was cancelled, and after it has ended. This is
+        how a plain function learns that its caller hung up, which leaves it 5 seconds to tidy up
+        and return, and, where executions share an instance, of every cancellation. One that has
+        the instance to itself is otherwise not asked: the service ends it with the process.
         """
         return time.monotonic() >= self.deadline or self._ask_cancelled()

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from atlatl_worker import faults, output, wire
-from atlatl_worker.calls import Calls, Refused, Started, added_environment
+from atlatl_worker.calls import Calls, Refused, Started
+from atlatl_worker.environment import added_environment
 
 _END = object()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from atlatl_worker import binding, faults, results, wire
@@ -132,6 +132,7 @@ class Calls:
 
     def _meta(self, started: Started, meta: dict[str, Any]) -> bytes:
         run_s = time.perf_counter() - started.began
+        memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.alone:
             end = position()
             if end != self._mark:
@@ -140,8 +141,9 @@ class Calls:
             meta["output"] = started.capture.text()
             meta["written"] = started.capture.written
         if not meta:
-            return b'{"run_s":%.6f}' % run_s
+            return b'{"run_s":%.6f,"memory_bytes":%d}' % (run_s, memory_bytes)
         meta["run_s"] = run_s
+        meta["memory_bytes"] = memory_bytes
         return json.dumps(meta, ensure_ascii=False).encode()
 
 
@@ -151,18 +153,3 @@ def position() -> int:
         return os.lseek(OUTPUT_FD, 0, os.SEEK_CUR)
     except OSError:
         return 0
-
-
-@contextmanager
-def added_environment(added: dict[str, str]) -> Iterator[None]:
-    """The caller's additions to `os.environ`, for the time of one call."""
-    before = {name: os.environ.get(name) for name in added}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

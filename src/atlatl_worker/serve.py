@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 
 from atlatl_worker import faults, wire
 from atlatl_worker.aserve import serve_async
-from atlatl_worker.calls import Calls, Refused, Started, added_environment
+from atlatl_worker.calls import Calls, Refused, Started
+from atlatl_worker.environment import added_environment
 from atlatl_worker.loading import Assignment, NotLoaded, Program, load
 
 
@@ -211,7 +212,8 @@ class SyncServer:
                 while not wire.may_send(self._outstanding, cost) and not self._cancelled:
                     with self._receiving:
                         self._control()
-                if self._cancelled:
+                # A reader that takes everything at once must not keep the news of its end away.
+                if self._ask_cancelled(request_id):
                     raise CallCancelled
                 self._sock.sendall(frame)
                 self._outstanding += cost

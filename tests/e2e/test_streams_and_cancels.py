@@ -193,7 +193,7 @@ def test_a_thousand_cancels_at_random_moments(
                 ticket = service.start(call, done)
                 if guilty:
                     await asyncio.sleep(dice.choice([0, 0, 0.001, 0.005, 0.02]))
-                    ticket.cancel("at random", force=dice.random() < 0.5)
+                    ticket.cancel("at random", grace_s=dice.choice([None, 0.0, 0.1]))
                 async with asyncio.timeout(60):
                     await finished.wait()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,12 @@ from atlatl.model import ExecutionRecord
 from atlatl.settings import Settings
 from atlatl.stores.sqlite import SqliteStore
 from atlatl.stores.statements import migrations
-from tests.fault.test_store_faults import (
-    FromTheNth,
-    copy_before_each_step,
-    disk_full,
-    io_error,
+from tests.fault.harness import (
+    Scenario,
+    crash_at_each_step,
+    fail_at_each_statement,
+    fill_disk_at_each_sync,
     pragma,
-    statements_refused_by,
 )
 from tests.store_samples import (
     claim,
@@ -30,7 +27,6 @@ from tests.store_samples import (
     plain,
     record,
     sha256,
-    sqlite_store,
     success,
     task,
     with_sqlite,
@@ -42,17 +38,6 @@ DONE = ExecutionRecord(
     execution=record("a", success(body=BODY)).execution, fingerprint=CLAIM.fingerprint
 )
 OTHER = record("b", failure(output=PRINTED), task_id="t-2", queued_at=2.0)
-STATES: list[list[ExecutionRecord]] = [[], [CLAIM], [DONE, OTHER], [DONE]]
-
-
-async def record_two(store: SqliteStore, done: list[list[ExecutionRecord]]) -> None:
-    """A claim, its end beside another record, and an end of that one."""
-    await store.claim_execution(CLAIM)
-    done.append([CLAIM])
-    await store.put_executions([DONE, OTHER])
-    done.append([DONE, OTHER])
-    await store.forget_executions("t-2")
-    done.append([DONE])
 
 
 def state_of(directory: Path) -> list[Any]:
@@ -77,68 +62,30 @@ def state_of(directory: Path) -> list[Any]:
     return with_sqlite(directory, look)
 
 
-def step_of(state: list[Any]) -> int:
-    return [[plain(one) for one in known] for known in STATES].index(state)
+RECORDS = Scenario(
+    steps=[
+        lambda store: store.claim_execution(CLAIM),
+        lambda store: store.put_executions([DONE, OTHER]),
+        lambda store: store.forget_executions("t-2"),
+    ],
+    look=state_of,
+    states=[[plain(one) for one in state] for state in ([], [CLAIM], [DONE, OTHER], [DONE])],
+)
 
 
 def test_a_crash_at_any_statement_or_disk_call_leaves_the_old_or_the_new(tmp_path: Path) -> None:
-    done: list[list[ExecutionRecord]] = []
-    copies = copy_before_each_step(tmp_path, lambda store: record_two(store, done))
-    steps = [step_of(state_of(copy)) for copy in copies]
-    assert len(steps) > 30
-    assert steps == sorted(steps)
-    assert set(steps) == {0, 1, 2, 3}
-
-
-def record_under_fault(directory: Path) -> list[list[ExecutionRecord]]:
-    done: list[list[ExecutionRecord]] = [[]]
-
-    async def run() -> None:
-        async with sqlite_store(directory) as store:
-            await record_two(store, done)
-
-    try:
-        asyncio.run(asyncio.wait_for(run(), 30))
-    except StoreUnavailable as error:
-        assert str(directory.parent) in error.message
-    return done
+    assert crash_at_each_step(RECORDS, tmp_path) > 30
 
 
 @pytest.mark.parametrize("once", [True, False], ids=["one failure", "failing from then on"])
 def test_a_failure_of_the_nth_statement_leaves_the_old_or_the_new(
     tmp_path: Path, once: bool
 ) -> None:
-    for n in itertools.count(1):
-        fault, directory = FromTheNth(n, io_error, once=once), tmp_path / str(n)
-        with statements_refused_by(fault):
-            done = record_under_fault(directory)
-        assert step_of(state_of(directory)) in (len(done) - 1, len(done))
-        if not fault.fired:
-            break
-    assert n > 30
-    assert done == STATES
+    assert fail_at_each_statement(RECORDS, tmp_path, once=once) > 30
 
 
-def test_a_full_disk_at_the_nth_fsync_leaves_the_old_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fsync = os.fsync
-    for n in itertools.count(1):
-        fault, directory = FromTheNth(n, disk_full), tmp_path / str(n)
-
-        def full(fd: int, fault: FromTheNth = fault) -> None:
-            fault()
-            fsync(fd)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            done = record_under_fault(directory)
-        if directory.exists():
-            assert step_of(state_of(directory)) in (len(done) - 1, len(done))
-        if not fault.fired:
-            break
-    assert n > 4
-    assert done == STATES
+def test_a_full_disk_at_the_nth_fsync_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    assert fill_disk_at_each_sync(RECORDS, tmp_path) > 4
 
 
 @pytest.mark.parametrize("change", ["edited", "gone"])
@@ -163,7 +110,9 @@ def test_output_that_somebody_changed_is_never_handed_out(tmp_path: Path, change
 def test_a_damaged_row_is_reported(tmp_path: Path) -> None:
     async def work(store: SqliteStore) -> None:
         await store.put_executions([DONE])
-        await store._writer.run(lambda c: c.execute("UPDATE executions SET outcome = '{'") and None)
+        await store._database.writer.run(
+            lambda c: c.execute("UPDATE executions SET outcome = '{'") and None
+        )
         with pytest.raises(StoreUnavailable, match=r"atlatl\.db: .*restore it from a backup"):
             await store.execution("a")
 
@@ -174,8 +123,8 @@ def test_a_full_database_refuses_the_large_and_goes_on_with_the_small(tmp_path: 
     large = [record(f"l-{n}", success(body=b"x" * 60_000)) for n in range(10)]
 
     async def work(store: SqliteStore) -> None:
-        pages = (await store._writer.run(pragma("page_count")))[0][0]  # type: ignore[index]
-        await store._writer.run(pragma(f"max_page_count = {pages + 30}"))
+        pages = (await store._database.writer.run(pragma("page_count")))[0][0]  # type: ignore[index]
+        await store._database.writer.run(pragma(f"max_page_count = {pages + 30}"))
         with pytest.raises(StoreUnavailable, match="no room is left"):
             await store.put_executions(large)
         assert await store.claim_execution(claim("small")) is None

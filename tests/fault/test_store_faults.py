@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import itertools
 import os
-import shutil
 import sqlite3
 import stat
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +20,38 @@ from atlatl.errors import (
     StoreUnavailable,
 )
 from atlatl.model import Task
+from atlatl.ports import Store
 from atlatl.settings import Settings, TaskOptions
-from atlatl.stores import sqlite, writer
+from atlatl.stores import writer
 from atlatl.stores.sqlite import SqliteStore
+from tests.fault.harness import (
+    FromTheNth,
+    Scenario,
+    crash_at_each_step,
+    disk_full,
+    fail_at_each_statement,
+    fill_disk_at_each_sync,
+    io_error,
+    pragma,
+    statements_refused_by,
+)
 from tests.store_samples import artifact, sha256, sqlite_store, task, with_sqlite
 
 OLD = task(artifact=artifact(b"old code"))
 NEW = task(version=2, artifact=artifact(b"new code", version="2"))
-STATES: list[list[Task]] = [[], [OLD], [NEW]]
 
 
-async def deploy_twice(store: SqliteStore, done: list[list[Task]]) -> None:
-    """A deploy and a redeploy; `done` receives each state that was confirmed."""
+async def deploy(store: Store) -> None:
     await store.put_blob(b"old code")
     await store.put_task(OLD)
-    done.append([OLD])
+
+
+async def deploy_again(store: Store) -> None:
     await store.put_blob(b"new code")
     await store.put_task(NEW)
-    done.append([NEW])
+
+
+async def forget_the_old(store: Store) -> None:
     await store.delete_artifact(OLD.artifact.checksum)
 
 
@@ -61,168 +70,26 @@ def state_of(directory: Path) -> list[Task]:
     return with_sqlite(directory, look)
 
 
-class FailingConnection(sqlite3.Connection):
-    """Refuses statements as `refuse` says."""
-
-    refuse: Callable[[], None] = staticmethod(lambda: None)
-
-    def execute(self, *args: Any) -> sqlite3.Cursor:
-        type(self).refuse()
-        return super().execute(*args)
-
-    def executemany(self, *args: Any) -> sqlite3.Cursor:
-        type(self).refuse()
-        return super().executemany(*args)
-
-    def executescript(self, script: str) -> sqlite3.Cursor:
-        type(self).refuse()
-        return super().executescript(script)
-
-
-@contextmanager
-def statements_refused_by(refuse: Callable[[], None]) -> Iterator[None]:
-    connect = sqlite3.connect
-
-    def connect_failing(*args: Any, **options: Any) -> sqlite3.Connection:
-        return connect(*args, factory=FailingConnection, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FailingConnection, "refuse", staticmethod(refuse))
-        patch.setattr(sqlite.sqlite3, "connect", connect_failing)
-        yield
-
-
-class FromTheNth:
-    """Raises an error from the nth time on."""
-
-    def __init__(self, n: int, error: Callable[[], Exception], *, once: bool = False) -> None:
-        self.n, self.error, self.once, self.count = n, error, once, 0
-
-    def __call__(self, *_: object) -> None:
-        self.count += 1
-        if self.count == self.n or (self.count > self.n and not self.once):
-            raise self.error()
-
-    @property
-    def fired(self) -> bool:
-        return self.count >= self.n
-
-
-def io_error() -> Exception:
-    error = sqlite3.OperationalError("disk I/O error")
-    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
-    return error
-
-
-def disk_full() -> Exception:
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def deploy_under_fault(directory: Path) -> list[list[Task]]:
-    """Deploys until an error ends it, which has to be StoreUnavailable; the confirmed states."""
-    done: list[list[Task]] = [[]]
-
-    async def run() -> None:
-        async with sqlite_store(directory) as store:
-            await deploy_twice(store, done)
-
-    try:
-        asyncio.run(asyncio.wait_for(run(), 30))
-    except StoreUnavailable as error:
-        assert str(directory.parent) in error.message
-    return done
-
-
-def assert_confirmed_or_next(directory: Path, done: list[list[Task]]) -> None:
-    following = STATES[len(done) : len(done) + 1]
-    assert state_of(directory) in [done[-1], *following]
-
-
-def copy_before_each_step(
-    tmp_path: Path, work: Callable[[SqliteStore], Awaitable[None]]
-) -> list[Path]:
-    """Runs `work`; copies the directory before each step, as a killed process would leave it."""
-    data, copies = tmp_path / "data", tmp_path / "copies"
-    guard, copying, errors = threading.Lock(), itertools.count(), []
-
-    def crash_here(*_: object) -> None:
-        try:
-            with guard:
-                target = copies / f"{next(copying):03}"
-                shutil.copytree(data, target, ignore=shutil.ignore_patterns("*-shm"))
-        except Exception as error:
-            errors.append(error)  # a trace callback may not raise
-
-    connect, fsync, replace, unlink = sqlite3.connect, os.fsync, Path.replace, Path.unlink
-
-    def traced_connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*args, **options)
-        connection.set_trace_callback(crash_here)
-        return connection
-
-    def before(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **options: Any) -> Any:
-            if data.exists():
-                crash_here()
-            return call(*args, **options)
-
-        return wrapped
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite.sqlite3, "connect", traced_connect)
-        patch.setattr(os, "fsync", before(fsync))
-        patch.setattr(Path, "replace", before(replace))
-        patch.setattr(Path, "unlink", before(unlink))
-        with_sqlite(data, work)
-    assert errors == []
-    return sorted(copies.iterdir())
+DEPLOYS = Scenario(
+    steps=[deploy, deploy_again, forget_the_old],
+    look=state_of,
+    states=[[], [OLD], [NEW], [NEW]],
+)
 
 
 def test_a_crash_at_any_statement_or_disk_call_leaves_the_old_or_the_new(tmp_path: Path) -> None:
-    done: list[list[Task]] = []
-    copies = copy_before_each_step(tmp_path, lambda store: deploy_twice(store, done))
-    assert done == STATES[1:]
-    found = [state_of(copy) for copy in copies]
-    assert len(found) > 40
-    assert [STATES.index(state) for state in found] == sorted(map(STATES.index, found))
-    assert found[0] == [] and found[-1] == [NEW]
+    assert crash_at_each_step(DEPLOYS, tmp_path) > 40
 
 
 @pytest.mark.parametrize("once", [True, False], ids=["one failure", "failing from then on"])
 def test_a_failure_of_the_nth_statement_leaves_the_old_or_the_new(
     tmp_path: Path, once: bool
 ) -> None:
-    for n in itertools.count(1):
-        fault, directory = FromTheNth(n, io_error, once=once), tmp_path / str(n)
-        with statements_refused_by(fault):
-            done = deploy_under_fault(directory)
-        assert_confirmed_or_next(directory, done)
-        if not fault.fired:
-            break
-    assert n > 40
-    assert done[-1] == [NEW]
+    assert fail_at_each_statement(DEPLOYS, tmp_path, once=once) > 40
 
 
-def test_a_full_disk_at_the_nth_fsync_leaves_the_old_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fsync = os.fsync
-    for n in itertools.count(1):
-        fault, directory = FromTheNth(n, disk_full), tmp_path / str(n)
-
-        def full(fd: int, fault: FromTheNth = fault) -> None:
-            fault()
-            fsync(fd)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            done = deploy_under_fault(directory)
-        if directory.exists():
-            assert_confirmed_or_next(directory, done)
-        if not fault.fired:
-            break
-    assert n > 5
-    assert done[-1] == [NEW]
+def test_a_full_disk_at_the_nth_fsync_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    assert fill_disk_at_each_sync(DEPLOYS, tmp_path) > 5
 
 
 def test_a_disk_without_room_for_bytes_is_named_and_nothing_is_left(
@@ -243,17 +110,13 @@ def test_a_disk_without_room_for_bytes_is_named_and_nothing_is_left(
     with_sqlite(tmp_path, work)
 
 
-def pragma(statement: str) -> Callable[[sqlite3.Connection], object]:
-    return lambda connection: connection.execute(f"PRAGMA {statement}").fetchall()
-
-
 def test_a_full_database_refuses_the_large_and_goes_on_with_the_small(tmp_path: Path) -> None:
     large = task("t-large", "large", overrides={"description": "x" * 500_000})
     small = [task(f"t-{number}", f"small-{number}") for number in range(5)]
 
     async def work(store: SqliteStore) -> None:
-        pages = (await store._writer.run(pragma("page_count")))[0][0]  # type: ignore[index]
-        await store._writer.run(pragma(f"max_page_count = {pages + 20}"))
+        pages = (await store._database.writer.run(pragma("page_count")))[0][0]  # type: ignore[index]
+        await store._database.writer.run(pragma(f"max_page_count = {pages + 20}"))
         puts = [store.put_task(one) for one in (*small[:3], large, *small[3:])]
         answers = await asyncio.gather(*puts, return_exceptions=True)
         refused = [answer for answer in answers if answer is not None]
@@ -269,7 +132,7 @@ def test_a_full_database_refuses_the_large_and_goes_on_with_the_small(tmp_path: 
 def test_a_database_that_cannot_be_written_says_so_and_still_reads(tmp_path: Path) -> None:
     async def work(store: SqliteStore) -> None:
         await store.put_task(OLD)
-        await store._writer.run(pragma("query_only = ON"))
+        await store._database.writer.run(pragma("query_only = ON"))
         with pytest.raises(StoreUnavailable, match=r"atlatl\.db: .*readonly.*mounted read-only"):
             await store.put_task(NEW)
         assert list(await store.load_tasks()) == [OLD]
@@ -279,7 +142,7 @@ def test_a_database_that_cannot_be_written_says_so_and_still_reads(tmp_path: Pat
 
 def test_a_locked_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(store: SqliteStore) -> None:
-        await store._writer.run(pragma("busy_timeout = 1"))
+        await store._database.writer.run(pragma("busy_timeout = 1"))
         other = sqlite3.connect(tmp_path / "atlatl.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="another process has it locked"):
@@ -292,7 +155,7 @@ def test_a_locked_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_truncated_database_is_refused_and_no_bytes_are_lost(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with_sqlite(data, lambda store: deploy_twice(store, []))
+    with_sqlite(data, lambda store: DEPLOYS.run(store, []))
     whole = (data / "atlatl.db").read_bytes()
     for length in (0, 1, 50, 100, 4096, len(whole) // 2, len(whole) - 4096):
         (data / "atlatl.db").write_bytes(whole[:length])
@@ -311,7 +174,9 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_damaged_rows_are_reported(tmp_path: Path) -> None:
     async def work(store: SqliteStore) -> None:
         await store.put_task(OLD)
-        await store._writer.run(lambda c: c.execute("UPDATE tasks SET shapes = '{'") and None)
+        await store._database.writer.run(
+            lambda c: c.execute("UPDATE tasks SET shapes = '{'") and None
+        )
         with pytest.raises(StoreUnavailable, match=r"atlatl\.db: .*restore it from a backup"):
             await store.load_tasks()
 
@@ -319,7 +184,7 @@ def test_damaged_rows_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    with_sqlite(tmp_path, lambda store: store._writer.run(pragma("user_version = 99")))
+    with_sqlite(tmp_path, lambda store: store._database.writer.run(pragma("user_version = 99")))
     with pytest.raises(StoreUnavailable, match=r"has schema version 99, .*upgrade atlatl"):
         with_sqlite(tmp_path, lambda store: store.load_tasks())
 
@@ -345,7 +210,7 @@ def test_others_can_read_nothing(tmp_path: Path) -> None:
     data = tmp_path / "made" / "data"
 
     async def work(store: SqliteStore) -> None:
-        await deploy_twice(store, [])
+        await DEPLOYS.run(store, [])
         assert stat.S_IMODE(data.stat().st_mode) == 0o700
         for path in data.rglob("*"):
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
@@ -416,7 +281,7 @@ def test_one_failure_in_a_group_fails_alone(tmp_path: Path) -> None:
         tasks = [task(f"t-{number}", f"name-{number}") for number in range(4)]
         first, second, third = (store.put_task(one) for one in tasks[:3])
         answers = await asyncio.gather(
-            first, second, store._writer.run(fail), third, return_exceptions=True
+            first, second, store._database.writer.run(fail), third, return_exceptions=True
         )
         assert [type(answer) for answer in answers] == [type(None)] * 2 + [LookupError, type(None)]
         assert list(await store.load_tasks()) == tasks[:3]
@@ -432,7 +297,7 @@ def test_a_group_is_one_commit_and_one_wake_up(
 
     async def work(store: SqliteStore) -> None:
         blocked = threading.Event()
-        await store._writer.run(lambda c: c.set_trace_callback(commits.append))
+        await store._database.writer.run(lambda c: c.set_trace_callback(commits.append))
         commits.clear()
         loop = asyncio.get_running_loop()
         wake, woken = loop.call_soon_threadsafe, 0
@@ -443,7 +308,7 @@ def test_a_group_is_one_commit_and_one_wake_up(
             return wake(*args)
 
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-        holding = asyncio.ensure_future(store._writer.run(lambda _: blocked.wait(30)))
+        holding = asyncio.ensure_future(store._database.writer.run(lambda _: blocked.wait(30)))
         puts = [store.put_task(task(f"t-{n:04}", f"name-{n}")) for n in range(400)]
         waiting = [asyncio.ensure_future(put) for put in puts]
         await asyncio.sleep(0)  # let each hand its operation over
@@ -458,7 +323,7 @@ def test_a_group_is_one_commit_and_one_wake_up(
 def test_a_caller_that_gives_up_harms_nobody(tmp_path: Path) -> None:
     async def work(store: SqliteStore) -> None:
         blocked = threading.Event()
-        holding = asyncio.ensure_future(store._writer.run(lambda _: blocked.wait(30)))
+        holding = asyncio.ensure_future(store._database.writer.run(lambda _: blocked.wait(30)))
         given_up = asyncio.ensure_future(store.put_task(OLD))
         await asyncio.sleep(0)
         given_up.cancel()

@@ -198,17 +198,20 @@ class Field:
         assert (good.status_code, good.json()) == (200, {"x": 1}), good.text
 
     async def at_rest(self) -> None:
-        """Waits until nothing runs, nothing waits and nothing is lent."""
+        """Waits until nothing runs, waits or is lent; async calls may wait for their time."""
         ends = time.monotonic() + LONG_S
-        while busy := self._busy():
+        while busy := await self._busy():
             assert time.monotonic() < ends, f"still {busy}"
             await asyncio.sleep(0.005)
 
-    def _busy(self) -> str:
-        health = self.service.health()
+    async def _busy(self) -> str:
+        parts = self.service._parts
+        running, pending = self.service.health().running, parts.manager.pending
         in_use = [pool.task_name for pool in self.service.pools() if pool.in_use or pool.waiting]
-        busy = health.running or health.pending or in_use
-        return f"{health.running} running, {health.pending} pending, {in_use}" if busy else ""
+        if running or pending or in_use:
+            return f"{running} running, {pending} pending, {in_use}"
+        queued = [each for each in await parts.store.queue.depths() if each.ready or each.leased]
+        return f"queued: {queued}" if queued else ""
 
     async def asgi(self, asked: Asked) -> tuple[int, dict[str, str], bytes]:
         """What the application answers: status, headers and body."""

@@ -222,11 +222,20 @@ _arguments: dict[str, st.SearchStrategy[Any]] = {
         st.floats().map(lambda n: _parameter("b", wrappers_pb2.DoubleValue(value=n))),
     ),
 }
+_deferrals = st.fixed_dictionaries(
+    {},
+    optional={
+        "Atlatl-Not-Before": st.sampled_from(["2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+        | odd_texts,
+        "ATLATL-CALLBACK-URL": st.sampled_from(["http://hooks.invalid/", "http://127.0.0.1/"])
+        | odd_texts,
+    },
+)
 _contexts = st.builds(
     pb.ExecutionContext,
     session_id=odd_texts,
     user_id=odd_texts,
-    headers=_texts_by_text,
+    headers=_texts_by_text | _deferrals,
     environment=st.dictionaries(plain_texts.filter(bool), plain_texts, max_size=3),
     timeout_ms=st.integers(1, 3000),
     max_retries=st.integers(0, 2),

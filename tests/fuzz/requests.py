@@ -100,8 +100,34 @@ _HEADERS: dict[bytes, st.SearchStrategy[bytes]] = {
     b"priority": st.sampled_from([b"u=0", b"u=7, i", b"u=8", b"u=-1", b"u", b"u=1;a", b"i", b"="]),
     b"atlatl-timeout-ms": st.sampled_from([b"1", b"500", b"0", b"-1", b"9" * 400, b" 7 "]),
     b"atlatl-max-retries": st.sampled_from([b"0", b"2", b"-1", b"9" * 5000]),
-    b"atlatl-not-before": st.sampled_from([b"2026-01-01T00:00:00Z", b"yesterday"]),
-    b"atlatl-callback-url": st.sampled_from([b"http://127.0.0.1/", b"http://["]),
+    b"atlatl-not-before": st.sampled_from(
+        [
+            b"2026-01-01T00:00:00Z",
+            b"2026-01-01T00:00:00",
+            b"0001-01-01T00:00:00+23:59",
+            b"9999-12-31T23:59:59-23:59",
+            b"9999-12-31T23:59:59.999999999Z",
+            b"yesterday",
+            b"9" * 5000,
+        ]
+    ),
+    b"atlatl-callback-url": st.sampled_from(
+        [
+            b"http://hooks.invalid/ended",
+            b"http://user:secret@hooks.invalid/",
+            b"http://127.0.0.1/",
+            b"http://169.254.169.254/",
+            b"http://[::ffff:127.0.0.1]/",
+            b"http://[",
+            b"http://hooks.invalid:99999/",
+            b"http://hooks.invalid\\@127.0.0.1/",
+            b"http://" + b"a" * 64 + b".invalid/",
+            b"http://xn--a.invalid/",
+            b"http://0x7f000001/",
+            b"file:///etc/passwd",
+            b"http://hooks.invalid/" + b"a" * 2048,
+        ]
+    ),
     b"traceparent": st.sampled_from([_TRACE, _TRACE[:-1], b"ff" + _TRACE[2:], b"00-" + b"0" * 50]),
     b"tracestate": st.sampled_from([b"a=1", b"," * 5000]),
     b"prefer": st.sampled_from([b"respond-async", b"respond-async, wait=1", b"wait", b","]),
@@ -141,9 +167,10 @@ _queries = st.lists(
             [
                 "limit", "start_after", "prefix", "task", "status", "force", "filename", "handler",
                 "timeout_ms", "count", "window", "time_range_hours", "a", "n", "event", "c",
+                "wait",
             ]
         ),
-        st.one_of(_digits, odd_texts, st.sampled_from(["true", "FAILED", "30s", "300s"])),
+        st.one_of(_digits, odd_texts, st.sampled_from(["true", "FAILED", "30s", "300s", "0.01"])),
     ),
     max_size=3,
 )  # fmt: skip
@@ -155,6 +182,7 @@ queries = st.one_of(
 
 segments = st.one_of(
     st.sampled_from(HANDLERS),
+    st.sampled_from(["k-1", "k-2", "e-1"]),  # ids of executions
     odd_texts.map(lambda text: quote(text.encode()[:3000], safe="")),
     st.sampled_from(
         ["..", ".", "%2e%2e", "%2E", "%00", "%0d%0aX: y", "%ff%fe", "%ed%a0%80", "", "%"]
@@ -182,6 +210,8 @@ ROUTES = [
     ("POST", "/api/v1/breakers/{}/open"),
     ("POST", "/api/v1/breakers/{}/disable"),
     ("GET", "/api/v1/dead-letters"),
+    ("POST", "/api/v1/dead-letters/{}/redrive"),
+    ("DELETE", "/api/v1/dead-letters/{}"),
     ("GET", "/api/v1/health"),
     ("GET", "/api/v1/stats"),
     ("GET", "/api/serverless/metrics"),
@@ -208,6 +238,33 @@ def _asked(route: tuple[str, str]) -> st.SearchStrategy[Asked]:
 
 
 asked = st.sampled_from(ROUTES).flatmap(_asked)
+
+
+# --- async calls ---
+
+_OF_ASYNC = [
+    b"atlatl-callback-url",
+    b"atlatl-max-retries",
+    b"atlatl-not-before",
+    b"atlatl-timeout-ms",
+    b"idempotency-key",
+    b"priority",
+    b"traceparent",
+]
+_how = st.lists(st.sampled_from(_OF_ASYNC), unique=True, max_size=4).flatmap(
+    lambda names: st.tuples(
+        *(st.tuples(st.just(name), _HEADERS[name] | _values) for name in names),
+        st.just((b"content-type", b"application/json")),
+        st.just((b"prefer", b"respond-async")),
+    )
+)
+submissions = st.builds(
+    Asked,
+    st.just("POST"),
+    st.sampled_from(HANDLERS).map(lambda name: f"/functions/{name}"),
+    _how.map(list),
+    st.sampled_from([b"", b"{}", b'{"a": 1}', b'{"n": 3}', b'{"s": 0.01}', b"[1]"]) | bodies,
+)
 
 
 # --- forms ---

@@ -128,6 +128,18 @@ def test_any_invocation(field: Field, asked: Asked) -> None:
     field.run(exchange(field, asked))
 
 
+@examples(200)
+@given(requests.submissions)
+def test_any_async_call(field: Field, asked: Asked) -> None:
+    """What is accepted can be looked up from then on, and ends."""
+    status, headers, _ = field.run(ask(field, asked))
+    assert status == 202 or status >= 400
+    if status == 202:
+        where = Asked("GET", headers["location"], [], b"")
+        assert field.run(ask(field, where))[0] == 200
+    field.run(field.at_rest())
+
+
 # --- one by one ---
 
 
@@ -179,7 +191,7 @@ def test_counts_that_are_none(field: Field, name: str, value: str) -> None:
 
 @pytest.mark.parametrize("host", [b"[", b"[::1", b"a b", b"\xff", b"127.0.0.1:99999999"])
 def test_a_malformed_host_is_no_crash(field: Field, guarded: Field, host: bytes) -> None:
-    for path in ("/nothing/here", "/api/v1/dead-letters"):
+    for path in ("/nothing/here", "/api/v1/events"):
         answered, _, _ = field.run(exchange(field, Asked("GET", path, [(b"host", host)], b"")))
         assert answered in (404, 501)
     answered, _, _ = guarded.run(exchange(guarded, Asked("GET", "/", [(b"host", host)], b"")))

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from msgspec.structs import replace
 
+from atlatl.core.admission import ByteBudget
 from atlatl.engine.views import (
     BreakerView,
     CancelAnswer,
@@ -23,16 +24,16 @@ from atlatl.engine.views import (
     PoolView,
     TaskView,
 )
-from atlatl.errors import AtlatlError, ExecutionNotFound, TaskNotFound, UnsupportedOperation
+from atlatl.errors import AtlatlError, ExecutionNotFound, TaskNotFound
 from atlatl.front.asgi import asgi
 from atlatl.front.auth import Authorizer
 from atlatl.model import (
     Artifact,
     Call,
+    DeadLetter,
     Execution,
     ExecutionStatus,
     InstanceState,
-    Mode,
     Outcome,
     OutcomeKind,
     Result,
@@ -73,17 +74,22 @@ class FakeTicket:
         self.on_chunk = on_chunk
         self.done = done
         self.cancelled: list[str] = []
+        self.graces: list[float | None] = []
         self.credits: list[int] = []
         self.ended = False
 
-    def cancel(self, reason: str = "", *, force: bool = False) -> bool:
+    def cancel(self, reason: str = "", *, grace_s: float | None = None) -> bool:
         self.cancelled.append(reason)
+        self.graces.append(grace_s)
         if not self.ended:
             self.finish(Outcome(kind=OutcomeKind.CANCELLED))
         return True
 
     def credit(self, n_bytes: int) -> None:
         self.credits.append(n_bytes)
+
+    def view(self) -> Execution:
+        return make_execution(self.call, None)
 
     def finish(self, outcome: Outcome) -> None:
         self.ended = True
@@ -105,6 +111,18 @@ def make_execution(call: Call, outcome: Outcome | None) -> Execution:
         instance_id="i-1",
         version=1,
         cold_start=True,
+    )
+
+
+def make_pending(call: Call) -> Execution:
+    return Execution(
+        execution_id=call.execution_id,
+        task_id=f"id-{call.task_name}",
+        task_name=call.task_name,
+        function_name="main",
+        mode=call.mode,
+        status=ExecutionStatus.PENDING,
+        queued_at=1_700_000_000.25,
     )
 
 
@@ -152,7 +170,18 @@ class FakeService:
         self.breaker_view = BreakerView(task_name="hello", state="closed", mode="auto")
         self.is_ready = (True, "")
         self.asked: list[Any] = []
+        self.accept_error: AtlatlError | None = None
+        self.ended = asyncio.Event()
+        self.waiting = 0
+        self.dead: dict[str, DeadLetter] = {}
+        self.bytes = ByteBudget(Settings().limits.max_inflight_bytes)
+        self.hold_answer = self.bytes.hold
         self._ids = itertools.count(1)
+
+    def give_up(self, execution_id: str) -> None:
+        """Makes a dead letter of an execution that is known."""
+        dead = replace(self.known[execution_id], attempt=3)
+        self.dead[execution_id] = DeadLetter(execution=dead, died_at=1_700_000_002.0)
 
     def add(self, name: str, behaviour: Behaviour, **task: Any) -> None:
         self.tasks_by_name[name] = make_task(name, **task)
@@ -188,18 +217,44 @@ class FakeService:
             ticket.cancel("the caller went away")
             raise
 
-    async def submit(self, call: Call) -> Execution:
+    async def accept(self, call: Call) -> Execution:
+        """Accepts durably, or answers with what is `known` under the id; nothing runs it."""
         self.asked.append(call)
-        if call.task_name not in self.tasks_by_name:
-            raise UnsupportedOperation("not built")
-        return Execution(
-            execution_id=call.execution_id,
-            task_id="t",
-            task_name=call.task_name,
-            function_name="main",
-            mode=Mode.ASYNC,
-            status=ExecutionStatus.PENDING,
-        )
+        self.task(call.task_name)
+        if self.accept_error is not None:
+            raise self.accept_error
+        return self.known.setdefault(call.execution_id, make_pending(call))
+
+    async def wait(self, execution_id: str, timeout_s: float) -> Execution:
+        """Ends when a test sets `ended`."""
+        self.asked.append((execution_id, timeout_s))
+        await self.execution(execution_id)
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.ended.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.waiting -= 1
+        return self.known[execution_id]
+
+    async def dead_letters(self, **asked: Any) -> Page[DeadLetter]:
+        self.asked.append(asked)
+        return Page(items=list(self.dead.values()), next_start_after="cursor")
+
+    async def redrive(self, execution_id: str) -> Execution:
+        await self.delete_dead_letter(execution_id)
+        pending = replace(self.known[execution_id], status=ExecutionStatus.PENDING, outcome=None)
+        self.known[execution_id] = pending
+        return pending
+
+    async def delete_dead_letter(self, execution_id: str) -> None:
+        if self.dead.pop(execution_id, None) is None:
+            raise ExecutionNotFound(f"execution {execution_id!r} is no dead letter")
+
+    def estimated_completion_ms(self, task_name: str) -> int:
+        return 250
 
     def would_create(self, target: Any) -> bool:
         return bool(target.task_id not in {t.task_id for t in self.tasks_by_name.values()})

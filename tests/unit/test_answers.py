@@ -42,6 +42,15 @@ def test_empty_items_count_too() -> None:
     assert items.n_bytes == 5
 
 
+@pytest.mark.parametrize(
+    "meta", [b'{"memory_bytes":-1}', b'{"memory_bytes":1e99}', b'{"memory_bytes":%d}' % 2**60]
+)
+def test_memory_that_no_machine_has_is_no_answer(meta: bytes) -> None:
+    assert answers.told(wire.Frame(wire.REPLY, 1, 0, b'{"memory_bytes":7}', b"")).memory_bytes == 7
+    with pytest.raises(wire.WireError, match="metadata"):
+        answers.told(wire.Frame(wire.REPLY, 1, 0, meta, b""))
+
+
 @pytest.mark.parametrize("kind", [wire.CHUNK, wire.REPLY])
 def test_text_has_to_be_utf8(kind: int) -> None:
     good = wire.Frame(kind, 1, wire.TEXT, b"", "ü".encode())

@@ -26,6 +26,7 @@ from atlatl.settings import Settings, parse
 from atlatl.telemetry.figures import BreakersFigures, MemoryFigures, PoolFigures
 from atlatl.telemetry.metrics import Metrics, metrics_answer
 from atlatl.telemetry.prometheus import render
+from atlatl.telemetry.queues import QueueFigures
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -46,7 +47,7 @@ def seen(*tasks: dict[str, Any], **more: Any) -> Seen:
 def figures_of(metrics: Metrics) -> dict[str, Any]:
     pools = [PoolFigures("hello", total=3, in_use=1, available=2, max_size=4)]
     memory = MemoryFigures(limit_bytes=512 * MIB)
-    return metrics_answer(metrics, pools, memory, BreakersFigures())
+    return metrics_answer(metrics, pools, memory, BreakersFigures(), QueueFigures())
 
 
 def exposition_of(metrics: Metrics) -> str:
@@ -269,13 +270,18 @@ def alerts() -> list[installed.Alert]:
     return installed.alerts_in(path.read_text(encoding="utf-8"))
 
 
-def test_the_shipped_alerts_are_the_five() -> None:
+def test_the_shipped_alerts() -> None:
     assert [each.name for each in alerts()] == [
         "AtlatlBreakerOpen",
         "AtlatlErrorRate",
         "AtlatlLatencyP99",
         "AtlatlPoolExhausted",
         "AtlatlStartFailures",
+        "AtlatlQueueOld",
+        "AtlatlQueueFilling",
+        "AtlatlDeadLetters",
+        "AtlatlCallbacksGivenUp",
+        "AtlatlRecordsDropped",
     ]
 
 

@@ -18,7 +18,7 @@ import atlatl.client
 from atlatl import cli, errors
 from atlatl.client import Client
 from atlatl.console import table
-from atlatl.model import Call, Event, Result, failed
+from atlatl.model import Call, Event, Execution, Mode, Outcome, Result, failed
 from tests.unit.front_fakes import (
     TOKEN,
     FakeService,
@@ -27,6 +27,7 @@ from tests.unit.front_fakes import (
     fails,
     hello,
     make_execution,
+    make_pending,
 )
 
 
@@ -153,6 +154,13 @@ def test_a_failure_is_one_line_and_status_1(shell: Shell) -> None:
         ("tasks", "--url", "ftp://127.0.0.1"),
         ("tasks", "--url", "http://127.0.0.1:99999"),
         ("invoke", "hello", "--data", '{"name": "Ada"'),
+        ("invoke", "hello", "--max-retries", "0"),
+        ("invoke", "hello", "--async", "--max-retries", "-1"),
+        ("invoke", "hello", "--stream", "--not-before", "2030-01-01T00:00:00Z"),
+        ("invoke", "hello", "--async", "--not-before", "2030-01-01"),
+        ("invoke", "hello", "--callback-url", "https://example.org/"),
+        ("invoke", "hello", "--async", "--stream"),
+        ("redrive",),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(shell: Shell, args: tuple[str, ...]) -> None:
@@ -255,6 +263,88 @@ def test_timeout_async_and_stream(shell: Shell) -> None:
     done = shell("invoke", "hello", "--stream")
     assert (done.status, done.out) == (1, '{"n":1}\n')
     assert "ValueError" in done.err
+
+
+def test_options_of_an_async_call(shell: Shell) -> None:
+    done = shell(
+        *("invoke", "hello", "--async", "--data", '{"n": 1}', "--timeout", "2"),
+        *("--max-retries", "0", "--not-before", "2030-01-01T01:00:00+01:00"),
+        *("--callback-url", "https://example.org/done"),
+    )
+    assert done == (0, "new-1\n", "")
+    call = shell.service.asked[-1]
+    assert (call.timeout_ms, call.max_retries, call.not_before) == (2000, 0, 1_893_456_000.0)
+    assert call.callback_url == "https://example.org/done"
+    as_json = json.loads(shell("invoke", "hello", "--async", "--json").out)
+    assert (as_json["status"], as_json["mode"]) == ("PENDING", "ASYNC")
+    refused = shell("invoke", "hello", "--async", "--callback-url", "example.org")
+    assert (refused.status, refused.err.count("\n")) == (1, 1)
+    assert "absolute" in refused.err
+
+
+def test_wrong_usage_of_async_options_is_named(shell: Shell) -> None:
+    assert "--max-retries goes with --async" in shell("invoke", "hello", "--max-retries", "1").err
+    assert "--stream" in shell("invoke", "hello", "--async", "--stream").err
+    assert shell.transport.requests == []
+
+
+def later(execution_id: str, outcome: Outcome | None = None) -> Execution:
+    call = Call(execution_id, "hello", Event(value=None), mode=Mode.ASYNC)
+    return make_pending(call) if outcome is None else make_execution(call, outcome)
+
+
+def test_watch_prints_what_changes(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends it, and that is no failure."""
+    known = shell.service.known
+    broken = failed(errors.FunctionRaised("ValueError: no"))
+
+    def second() -> None:
+        known["e-2"] = later("e-2", broken)
+        known["e-4"] = later("e-4")
+
+    def third() -> None:
+        raise KeyboardInterrupt
+
+    def watch(*options: str) -> list[str]:
+        known.clear()
+        # Newest first, as they are listed.
+        known.update({name: later(name) for name in ("e-3", "e-2", "e-1")})
+        steps = iter([lambda: None, second, third])
+        monkeypatch.setattr("time.sleep", lambda seconds: next(steps)())
+        done = shell("executions", "--watch", "--limit", "2", *options)
+        assert (done.status, done.err) == (0, "")
+        return done.out.splitlines()
+
+    lines = watch()
+    ids = [next(word for word in line.split() if word.startswith("e-")) for line in lines]
+    assert ids == ["e-2", "e-3", "e-4", "e-2"]
+    assert "PENDING" in lines[0]
+    assert lines[3].split() == [
+        *("2023-11-14T22:13:21.000000Z", "FAILED", "hello", "e-2", "1", "EXECUTION_ERROR")
+    ]
+    rows = [json.loads(line) for line in watch("--json")]
+    assert [row["execution_id"] for row in rows] == ids
+    assert rows[3]["status"] == "FAILED"
+
+
+def test_dead_letters_are_listed_redriven_and_let_go(shell: Shell) -> None:
+    assert shell("dead-letters") == (0, "there are no dead letters\n", "")
+    shell.service.known["e-1"] = later("e-1", failed(errors.FunctionRaised("ValueError: a\nb")))
+    shell.service.give_up("e-1")
+    heading, line = shell("dead-letters").out.splitlines()
+    assert heading.split()[:3] == ["EXECUTION", "ID", "TASK"]
+    assert "EXECUTION_ERROR" in line
+    assert json.loads(shell("dead-letters", "--json").out)["dead_letters"][0]["attempts"] == 3
+    assert shell("redrive", "e-1") == (0, "e-1: PENDING\n", "")
+    assert shell("redrive", "e-1").status == 1
+    shell.service.give_up("e-1")
+    assert "e-1" in shell("dead-letters", "--delete", "e-1").out
+    gone = shell("dead-letters", "--delete", "e-1")
+    assert (gone.status, gone.out, gone.err.count("\n")) == (1, "", 1)
+    shell.service.give_up("e-1")
+    assert json.loads(shell("dead-letters", "--delete", "e-1", "--json").out)["deleted"] is True
+    shell.service.give_up("e-1")
+    assert json.loads(shell("redrive", "e-1", "--json").out)["status"] == "PENDING"
 
 
 def test_deploy_a_file(shell: Shell) -> None:

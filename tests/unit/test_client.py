@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
 import pytest
 
-from atlatl import errors
+from atlatl import errors, exchange
 from atlatl.client import AsyncClient, Client, ServiceUnreachable
 from atlatl.exchange import error_from
-from atlatl.front.problems import problem
-from atlatl.model import Call, Event, Outcome, OutcomeKind, Result, failed
+from atlatl.model import Call, Event, Mode, Outcome, OutcomeKind, Result, failed
+from atlatl.problem import problem
 from tests.unit.front_fakes import (
     LOCAL,
     TOKEN,
@@ -25,6 +26,7 @@ from tests.unit.front_fakes import (
     front,
     hello,
     make_execution,
+    make_pending,
 )
 
 
@@ -76,6 +78,75 @@ def test_options_of_a_call() -> None:
     call = fake.tickets[0].call
     assert (call.timeout_ms, call.execution_id, call.id_given) == (7, "k", True)
     assert (call.priority, call.max_retries, call.headers["x-a"]) == (0, 2, "b")
+
+
+def test_options_of_a_call_that_is_submitted() -> None:
+    fake = hello()
+    east = timezone(timedelta(hours=1))
+    record = client(fake).submit(
+        "hello",
+        {"n": 1},
+        not_before=datetime(2030, 1, 1, 1, tzinfo=east),
+        callback_url="https://example.org/",
+        max_retries=0,
+        execution_id="k",
+    )
+    assert (record["execution_id"], record["status"]) == ("k", "PENDING")
+    call = fake.asked[-1]
+    assert (call.not_before, call.callback_url) == (1_893_456_000.0, "https://example.org/")
+    assert (call.mode, call.max_retries, call.id_given) == (Mode.ASYNC, 0, True)
+    client(fake).submit("hello", not_before=1_893_456_000.25)
+    assert fake.asked[-1].not_before == 1_893_456_000.25
+
+
+@pytest.mark.parametrize("moment", [datetime(2030, 1, 1), float("nan"), 1e300])
+def test_a_moment_that_is_none_is_refused_here(moment: datetime | float) -> None:
+    with pytest.raises(errors.InvalidRequest, match="`not_before`"):
+        client(hello()).submit("hello", not_before=moment)
+
+
+LATER = Call(execution_id="e/1", task_name="hello", payload=Event(value=None), mode=Mode.ASYNC)
+
+
+def pending() -> FakeService:
+    fake = FakeService()
+    fake.known["e/1"] = make_pending(LATER)
+    return fake
+
+
+def test_waiting_asks_until_the_time_is_over() -> None:
+    moments = iter([0.0, 20.0, 40.5, 50.0])
+    questions = exchange.waits("e/1", 50.0, lambda: next(moments))
+    waits = [question.options["params"]["wait"] for question in questions]
+    assert waits == ["20.000", "20.000", "9.500"]
+
+
+def test_waiting_ends_with_the_execution() -> None:
+    fake = pending()
+    assert client(fake).wait("e/1", 0)["status"] == "PENDING"
+    assert fake.asked == []
+    done = Outcome(kind=OutcomeKind.SUCCESS, result=Result("json", b"7"))
+    fake.known["e/1"] = make_execution(LATER, done)
+    fake.ended.set()
+    assert client(fake).wait("e/1", 60)["status"] == "COMPLETED"
+    assert [asked[0] for asked in fake.asked] == ["e/1"]
+    with pytest.raises(errors.ExecutionNotFound):
+        client(fake).wait("other", 60)
+
+
+def test_dead_letters() -> None:
+    fake = pending()
+    fake.give_up("e/1")
+    with client(fake) as service:
+        page = service.dead_letters(limit=7, start_after="x")
+        assert [row["attempts"] for row in page["dead_letters"]] == [3]
+        assert fake.asked[-1] == {"limit": 7, "start_after": "x"}
+        assert service.redrive("e/1")["status"] == "PENDING"
+        fake.give_up("e/1")
+        service.delete_dead_letter("e/1")
+        for gone in (service.redrive, service.delete_dead_letter):
+            with pytest.raises(errors.ExecutionNotFound):
+                gone("e/1")
 
 
 def test_a_functions_own_404_is_an_answer_and_no_error() -> None:
@@ -130,8 +201,10 @@ def test_nobody_there() -> None:
 
 def test_something_else_there() -> None:
     page = httpx.MockTransport(lambda request: httpx.Response(404, text="<h1>nginx"))
-    with pytest.raises(ServiceUnreachable, match="no atlatl service"):
-        Client(LOCAL, transport=page).tasks()
+    service = Client(LOCAL, transport=page)
+    for use in (service.tasks, lambda: service.delete_dead_letter("e-1")):
+        with pytest.raises(ServiceUnreachable, match="no atlatl service"):
+            use()
 
 
 def test_management() -> None:
@@ -227,6 +300,8 @@ def test_the_awaited_client_does_the_same() -> None:
         return [item async for item in awaited.stream("hello")]
 
     assert asyncio.run(go(hello(), lambda c: c.invoke("hello"))) == {"a": 1}
+    assert asyncio.run(go(pending(), lambda c: c.wait("e/1", 0)))["status"] == "PENDING"
+    assert asyncio.run(go(hello(), lambda c: c.dead_letters()))["dead_letters"] == []
     assert asyncio.run(go(hello(), lambda c: c.instances()))[0]["pid"] == 42
     assert asyncio.run(go(hello(), items)) == ['{"a": 1}']
     assert asyncio.run(go(streaming(GOOD), items)) == ITEMS

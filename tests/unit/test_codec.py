@@ -442,12 +442,27 @@ def test_lone_surrogates_do_not_break_an_answer() -> None:
 
 
 def test_accepted_names_the_path_that_is_served_d100() -> None:
-    answer = codec.accepted(execution(mode=Mode.ASYNC, status=ExecutionStatus.PENDING))
+    pending = execution(mode=Mode.ASYNC, status=ExecutionStatus.PENDING, execution_id="a/b")
+    answer = codec.accepted(pending, 250)
     assert (answer.success, answer.result.status) == (True, pb.EXECUTION_STATUS_PENDING)
-    assert answer.status_endpoint == "/api/v1/executions/e/status"
-    assert answer.estimated_completion_ms == 5000
+    assert answer.status_endpoint == "/api/v1/executions/a%2Fb/status"
+    assert answer.estimated_completion_ms == 250
     assert answer.result.HasField("started_at")
     assert not answer.result.HasField("completed_at")
+
+
+def test_an_id_that_stood_already_is_accepted_as_it_is() -> None:
+    """D81: a first execution that failed is no success."""
+    running = codec.accepted(execution(mode=Mode.ASYNC), 250)
+    assert (running.success, running.result.status) == (True, pb.EXECUTION_STATUS_RUNNING)
+    done = codec.accepted(execution(success(), mode=Mode.ASYNC), 250)
+    assert (done.success, done.result.status) == (True, pb.EXECUTION_STATUS_COMPLETED)
+    assert (done.estimated_completion_ms, done.status_endpoint) == (
+        0,
+        "/api/v1/executions/e/status",
+    )
+    failure = codec.accepted(execution(failed(FunctionRaised("no")), mode=Mode.ASYNC), 250)
+    assert (failure.success, failure.result.error_code) == (False, "EXECUTION_ERROR")
 
 
 def test_status_of_a_running_execution_has_no_end() -> None:

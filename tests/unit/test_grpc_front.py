@@ -13,7 +13,9 @@ import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from msgspec.structs import replace
 
+from atlatl.core.admission import ByteBudget
 from atlatl.engine.views import (
     CancelAnswer,
     Deletion,
@@ -30,8 +32,9 @@ from atlatl.errors import (
     ExecutionNotFound,
     FunctionRaised,
     InvalidRequest,
+    QueueFull,
+    StoreUnavailable,
     TaskNotFound,
-    UnsupportedOperation,
 )
 from atlatl.front.auth import Authorizer
 from atlatl.front.grpc import GrpcServer
@@ -42,6 +45,7 @@ from atlatl.model import (
     Call,
     Execution,
     ExecutionStatus,
+    Mode,
     Outcome,
     OutcomeKind,
     Result,
@@ -71,7 +75,7 @@ class FakeTicket:
         self.cancelled = asyncio.Event()
         self.credits: list[int] = []
 
-    def cancel(self, reason: str = "", *, force: bool = False) -> bool:
+    def cancel(self, reason: str = "", *, grace_s: float | None = None) -> bool:
         self.reason = reason
         self.cancelled.set()
         return True
@@ -92,8 +96,11 @@ class FakeService:
         self.hangs = False
         self.entered = asyncio.Event()
         self.ticket = FakeTicket()
+        self.bytes = ByteBudget(Settings().limits.max_inflight_bytes)
+        self.hold_answer = self.bytes.hold
         self.status: Any = "healthy"
         self.breaks_with: Exception | None = None
+        self.accept_error: Exception | None = None
         self.hours: list[int] = []
 
     def new_execution_id(self) -> str:
@@ -147,8 +154,16 @@ class FakeService:
             raise
         return self.record(call)
 
-    async def submit(self, call: Call) -> Execution:
-        raise UnsupportedOperation("not built yet")
+    async def accept(self, call: Call) -> Execution:
+        self.calls.append(call)
+        if self.accept_error is not None:
+            raise self.accept_error
+        if call.execution_id == "known":
+            return self.record(call)
+        return replace(self.record(call), status=ExecutionStatus.PENDING, outcome=None)
+
+    def estimated_completion_ms(self, task_name: str) -> int:
+        return {"greeter": 250}[task_name]
 
     async def execution(self, execution_id: str) -> Execution:
         if execution_id != "known":
@@ -268,7 +283,24 @@ def test_sync_call() -> None:
         ({"execution_mode": 77, "task_id": "t-1"}, "UNKNOWN_EXECUTION_MODE"),
         ({"execution_mode": STREAM, "task_id": "t-1"}, "STREAM_MODE_NOT_SUPPORTED"),
         ({"execution_mode": STREAM, "task_id": "t-1", "wait": True}, "STREAM_MODE_NOT_SUPPORTED"),
-        ({"execution_mode": ASYNC, "task_id": "t-1"}, "UNSUPPORTED_OPERATION"),
+        ({"execution_mode": ASYNC, "task_id": "nobody"}, "TASK_NOT_FOUND"),
+        (
+            {
+                "execution_mode": ASYNC,
+                "task_id": "t-1",
+                "context": {"headers": {"Atlatl-Not-Before": "tomorrow"}},
+            },
+            "INVALID_REQUEST",
+        ),
+        (
+            {
+                "execution_mode": ASYNC,
+                "wait": True,
+                "task_id": "t-1",
+                "context": {"headers": {"ATLATL-CALLBACK-URL": "https://example.org/"}},
+            },
+            "INVALID_REQUEST",
+        ),
         ({"execution_mode": 1}, "INVALID_REQUEST"),
         ({"execution_mode": 1, "task_id": "nobody"}, "TASK_NOT_FOUND"),
         ({"execution_mode": 1, "task_id": "x\0" * 10_000}, "TASK_NOT_FOUND"),
@@ -308,6 +340,60 @@ def test_wait_makes_a_call_synchronous() -> None:
                 "InvokeFunction", task_id="t-1", execution_mode=mode, wait=True
             )
             assert answer.success
+
+    run(test)
+
+
+def test_an_async_call_answers_with_where_to_look() -> None:
+    headers = {
+        "ATLATL-NOT-BEFORE": "2030-01-01T01:00:00+01:00",
+        "Atlatl-Callback-Url": "https://example.org/done?a=1",
+    }
+
+    async def test(front: Front) -> None:
+        context = {"headers": headers, "timeout_ms": 5, "max_retries": 2}
+        answer = await front.ask(
+            "InvokeFunction", token="", task_id="t-1", execution_mode=ASYNC, context=context
+        )
+        assert (answer.success, answer.result.status, answer.task_id) == (True, 1, "t-1")
+        assert answer.result.started_at.seconds == 1_700_000_000
+        assert not answer.result.HasField("completed_at")
+        assert not answer.result.error_code
+        assert answer.status_endpoint == "/api/v1/executions/fresh-id/status"
+        assert answer.estimated_completion_ms == 250
+        (call,) = front.service.calls
+        assert (call.mode, call.task_name, call.timeout_ms) == (Mode.ASYNC, "greeter", 5)
+        assert (call.not_before, call.max_retries) == (1_893_456_000.0, 2)
+        assert call.callback_url == "https://example.org/done?a=1"
+
+    run(test)
+
+
+def test_an_async_call_again_answers_with_the_first_one() -> None:
+    async def test(front: Front) -> None:
+        fields = {"task_id": "t-1", "execution_mode": ASYNC, "execution_id": "known"}
+        answer = await front.ask("InvokeFunction", **fields)
+        assert (answer.success, answer.result.status) == (True, 3)
+        assert answer.result.result.value == b'"hello"'
+        assert answer.estimated_completion_ms == 0
+
+    run(test)
+
+
+def test_an_async_call_that_is_refused_says_so_now() -> None:
+    async def test(front: Front) -> None:
+        for error, code in (
+            (InvalidRequest("no parameter `x`"), "INVALID_REQUEST"),
+            (QueueFull("100000 wait", retry_after_s=2.0), "QUEUE_FULL"),
+            (StoreUnavailable("the disk is full"), "STORE_UNAVAILABLE"),
+        ):
+            front.service.accept_error = error
+            answer = await front.ask("InvokeFunction", task_id="t-1", execution_mode=ASYNC)
+            assert (answer.success, answer.result.error_code) == (False, code)
+            assert (answer.status_endpoint, answer.estimated_completion_ms) == ("", 0)
+        front.service.accept_error = Draining("shutting down", retry_after_s=1.0)
+        status, _, _ = await front.refusal("InvokeFunction", task_id="t-1", execution_mode=ASYNC)
+        assert status is StatusCode.UNAVAILABLE
 
     run(test)
 

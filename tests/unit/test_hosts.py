@@ -1,4 +1,4 @@
-"""Which hosts and addresses code may be fetched from (D105)."""
+"""Which hosts and addresses code may be fetched from, and callbacks made to (D105)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from ipaddress import ip_address
 
 import pytest
 
-from atlatl.core.hosts import check_addresses, check_host, is_public
+from atlatl.core.hosts import (
+    check_addresses,
+    check_callback_addresses,
+    check_callback_host,
+    check_host,
+    is_public,
+)
 from atlatl.errors import InvalidRequest, SettingInvalid
-from atlatl.settings import ArtifactSettings, parse
+from atlatl.settings import ArtifactSettings, CallbackSettings, parse
 
 PUBLIC = """
 93.184.216.34 8.8.8.8 1.1.1.1 172.15.0.1 172.32.0.1 100.63.0.1 100.128.0.1 223.255.255.254
@@ -96,6 +102,55 @@ def test_an_address_that_is_listed_as_such_may_be_private() -> None:
     check_addresses("::1", [ip_address("::1")])
 
 
+@pytest.mark.parametrize("address", NOT_PUBLIC.split())
+def test_callbacks_to_an_address_that_is_not_public_d105(address: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"`Atlatl-Callback-Url`.*`callbacks\.allowed_hosts`"):
+        check_callback_host(address, 8080, ["elsewhere.test", "10.0.0.1:80"])
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost", "localhost."])
+def test_callbacks_to_this_machine_by_name_d105(host: str) -> None:
+    with pytest.raises(InvalidRequest, match="leads to this machine"):
+        check_callback_host(host, 80, [])
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.1", "127.0.0.1.", "10.0.0.0x1", "1"])
+def test_numbers_that_some_resolvers_take_for_addresses_d105(host: str) -> None:
+    with pytest.raises(InvalidRequest, match="neither a name nor an address"):
+        check_callback_host(host, 80, [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "port"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1", 9000),
+        ("10.0.0.7", "10.0.0.7", 443),
+        ("[::1]:9000", "::1", 9000),
+        ("localhost:9000", "localhost", 9000),
+        ("*.internal", "hooks.internal", 80),
+    ],
+)
+def test_a_listed_host_may_be_private(entry: str, host: str, port: int) -> None:
+    check_callback_host(host, port, [entry])
+    check_callback_addresses(host, port, [ip_address("10.0.0.1")], [entry])
+    with pytest.raises(InvalidRequest):
+        check_callback_addresses(host, port + 1, [ip_address("10.0.0.1")], [entry])
+
+
+def test_public_hosts_take_callbacks_on_any_port() -> None:
+    for host in ("example.org", "xn--bcher-kva.example", "8.8.8.8", "2606:4700::1111", "a1"):
+        check_callback_host(host, 8443, [])
+    check_callback_addresses("example.org", 8443, [ip_address("8.8.8.8")], [])
+
+
+def test_one_private_address_spoils_a_callback_and_the_refusal_says_what_to_list_d105() -> None:
+    found = [ip_address("8.8.8.8"), ip_address("fd12::1")]
+    with pytest.raises(InvalidRequest, match=r'leads to fd12::1.*add "example\.org:81" to'):
+        check_callback_addresses("example.org", 81, found, ["example.org"])
+    with pytest.raises(InvalidRequest, match=r'is no public address.*add "\[::1\]:81" to'):
+        check_callback_host("::1", 81, [])
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -119,5 +174,6 @@ def test_an_address_that_is_listed_as_such_may_be_private() -> None:
     ],
 )
 def test_an_entry_that_is_no_host_is_refused_at_start(entry: str) -> None:
-    with pytest.raises(SettingInvalid):
-        parse(ArtifactSettings, {"allowed_hosts": [entry]})
+    for kind in (ArtifactSettings, CallbackSettings):
+        with pytest.raises(SettingInvalid):
+            parse(kind, {"allowed_hosts": [entry]})

@@ -192,7 +192,7 @@ def test_respond_async_answers_202_with_the_address_of_the_record() -> None:
     assert answer.json()["status"] == "PENDING"
     assert service.asked[0].mode is Mode.ASYNC
     refused = ask(service, "POST", "/functions/other", headers=headers)
-    assert refused.status_code == 501
+    assert refused.status_code == 404
 
 
 # --- limits ---

@@ -13,8 +13,12 @@ import pytest
 
 from atlatl.errors import FunctionRaised
 from atlatl.events import (
+    AttemptFailed,
     BreakerChanged,
+    CallbackTried,
     Event,
+    ExecutionAccepted,
+    ExecutionDied,
     ExecutionFinished,
     InstanceEnded,
     InstanceStarted,
@@ -23,7 +27,7 @@ from atlatl.events import (
     TaskDeployed,
 )
 from atlatl.model import Execution, ExecutionStatus, Mode, Outcome, OutcomeKind, failed
-from atlatl.telemetry.logs import ExecutionLog, LineWriter, configure
+from atlatl.telemetry.logs import ExecutionLog, LineWriter, configure, without_secrets
 
 BOUND_S = 10.0
 
@@ -76,20 +80,22 @@ def log(standard_log: None) -> Log:
     return Log()
 
 
-def finished(outcome: Outcome, *, cold_start: bool = False) -> ExecutionFinished:
+def finished(
+    outcome: Outcome, *, cold_start: bool = False, mode: Mode = Mode.SYNC, attempt: int = 1
+) -> ExecutionFinished:
     completed = outcome.kind is OutcomeKind.SUCCESS
     execution = Execution(
         execution_id="e-1",
         task_id="t-1",
         task_name="hello",
         function_name="main",
-        mode=Mode.SYNC,
+        mode=mode,
         status=ExecutionStatus.COMPLETED if completed else ExecutionStatus.FAILED,
         outcome=outcome,
         instance_id="i-1",
         cold_start=cold_start,
         queue_s=0.0015,
-        attempt=1,
+        attempt=attempt,
     )
     return ExecutionFinished(at=0.0, task_name="hello", execution=execution, latency_s=0.3)
 
@@ -124,6 +130,33 @@ def test_a_failed_execution_is_one_line_too_with_its_error_cut(log: Log) -> None
     assert len(line["error"]) == 500
 
 
+def test_an_async_execution_says_so_and_which_attempt_it_was(log: Log) -> None:
+    done = Outcome(kind=OutcomeKind.SUCCESS, instance_id="i-1", run_s=0.25)
+    log.events.emit(finished(done, mode=Mode.ASYNC, attempt=3))
+    log.events.emit(finished(done, mode=Mode.STREAM))
+    durable, stream = log.lines()
+    assert (durable["mode"], durable["attempt"]) == ("async", 3)
+    assert "mode" not in stream
+
+
+def attempt_failed(*, recovered: bool) -> AttemptFailed:
+    return AttemptFailed(
+        at=0.0,
+        task_name="hello",
+        execution_id="e-1",
+        attempt=2,
+        code="INSTANCE_LOST",
+        retry_in_s=0.25,
+        recovered=recovered,
+    )
+
+
+def callback_given_up(failure: str) -> CallbackTried:
+    return CallbackTried(
+        at=0.0, task_name="hello", execution_id="e-1", tries=8, failure=failure, given_up=True
+    )
+
+
 @pytest.mark.parametrize(
     ("event", "level", "fields"),
     [
@@ -150,6 +183,49 @@ def test_a_failed_execution_is_one_line_too_with_its_error_cut(log: Log) -> None
             {"event": "Task deployed", "version": 2},
         ),
         (TaskDeleted(at=0.0, task_name="hello"), "info", {"event": "Task deleted"}),
+        (
+            attempt_failed(recovered=False),
+            "info",
+            {
+                "event": "Task execution is tried again",
+                "execution_id": "e-1",
+                "attempt": 2,
+                "error_code": "INSTANCE_LOST",
+                "retry_in_ms": 250.0,
+            },
+        ),
+        (
+            attempt_failed(recovered=True),
+            "warning",
+            {
+                "event": "Task execution recovered",
+                "execution_id": "e-1",
+                "attempt": 2,
+                "error_code": "INSTANCE_LOST",
+            },
+        ),
+        (
+            ExecutionDied(
+                at=0.0, task_name="hello", execution_id="e-1", attempts=4, code="TIMEOUT"
+            ),
+            "warning",
+            {
+                "event": "Dead letter",
+                "execution_id": "e-1",
+                "attempts": 4,
+                "error_code": "TIMEOUT",
+            },
+        ),
+        (
+            callback_given_up("https://hooks.test answered 503"),
+            "warning",
+            {
+                "event": "Callback given up",
+                "execution_id": "e-1",
+                "tries": 8,
+                "reason": "https://hooks.test answered 503",
+            },
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Event) else "",
 )
@@ -169,7 +245,36 @@ def test_what_goes_as_planned_is_no_line(log: Log) -> None:
     )
     log.events.emit(started)
     log.events.emit(ended)
+    log.events.emit(ExecutionAccepted(at=0.0, task_name="hello", execution_id="e-1"))
+    log.events.emit(CallbackTried(at=0.0, task_name="hello", execution_id="e-1", tries=1))
+    failed_try = CallbackTried(0.0, "hello", execution_id="e-1", tries=1, failure="refused")
+    log.events.emit(failed_try)
     assert log.lines() == []
+
+
+def test_a_callback_leaves_no_secret_in_the_log(log: Log) -> None:
+    """Whatever the failure says; a path may be a secret as well as a query."""
+    failure = "POST 'https://ada:pass@hooks.test:8443/T0/key?token=abc#x' failed, " + "x" * 1000
+    log.events.emit(callback_given_up(failure))
+    (line,) = log.lines()
+    assert line["reason"].startswith("POST 'https://hooks.test:8443 failed, xxx")
+    assert len(line["reason"]) == 500
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("https://u:p@h.test:8443/path?q=1 answered 503", "https://h.test:8443 answered 503"),
+        ("HTTP://u:p@h.test", "HTTP://h.test"),
+        ("http://u:p@[::1]:80/x", "http://[::1]:80"),
+        ("http://a@b@h.test/x", "http://h.test"),
+        ("http://h.test?q=1", "http://h.test"),
+        ("http://h.test#f and https://i.test/k", "http://h.test and https://i.test"),
+        ("no address at all: see a/b?c", "no address at all: see a/b?c"),
+    ],
+)
+def test_urls_are_cut_to_their_host(text: str, left: str) -> None:
+    assert without_secrets(text) == left
 
 
 def test_the_standard_log_joins_with_its_traceback(log: Log) -> None:

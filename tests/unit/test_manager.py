@@ -78,12 +78,45 @@ def test_cancel_is_final_at_once() -> None:
         assert running.view().status is ExecutionStatus.RUNNING
         assert running.cancel("enough")
         assert not running.cancel("enough")
-        assert waiting.cancel("enough", force=True)
+        assert waiting.cancel("enough", grace_s=0.0)
         for ticket in (running, waiting):
             assert ticket.settled.status is ExecutionStatus.CANCELLED
             assert len(house.answers[ticket.execution_id]) == 1
         await asyncio.sleep(1)
         assert house.gate.lent == 0
+
+    virtual_time.run(main())
+
+
+def test_work_that_ends_within_its_grace_keeps_its_instance() -> None:
+    async def main() -> None:
+        house = House(pool={"max_size": 1})
+        running = house.start(house.call(s=1.0))
+        await asyncio.sleep(0.2)
+        assert running.cancel("hung up", grace_s=5.0)
+        assert running.settled.status is ExecutionStatus.CANCELLED
+        assert house.deployed.pool.stats().in_use == 1  # the function tidies up
+        await asyncio.sleep(1.0)
+        assert house.deployed.pool.stats().in_use == 0
+        assert (await house.run()).instance_id == "i0"
+        assert len(house.answers[running.execution_id]) == 1
+        await asyncio.sleep(10)  # the grace of a call that has ended harms nobody
+        assert (await house.run()).instance_id == "i0"
+
+    virtual_time.run(main())
+
+
+def test_work_that_outlasts_its_grace_is_killed() -> None:
+    async def main() -> None:
+        house = House(pool={"max_size": 1})
+        running = house.start(house.call("hang"))
+        await asyncio.sleep(0.2)
+        running.cancel("hung up", grace_s=5.0)
+        await asyncio.sleep(4.9)
+        assert house.deployed.pool.stats().in_use == 1
+        await asyncio.sleep(0.1 + KILL_S + 0.01)
+        assert house.deployed.pool.stats().in_use == 0
+        assert (await house.run()).instance_id == "i1"
 
     virtual_time.run(main())
 
@@ -247,12 +280,13 @@ def test_a_callback_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -
     virtual_time.run(main())
 
 
-def test_an_impossible_environment_costs_no_lease() -> None:
+@pytest.mark.parametrize("name", ["", "A=B", "A\0B", "\ud800"])
+def test_an_impossible_environment_costs_no_lease(name: str) -> None:
     async def main() -> None:
         house = House()
-        refused = await house.run(environment={"A=B": "c"})
+        refused = await house.run(environment={name: "c"})
         assert _error(refused).code == "INVALID_REQUEST"  # type: ignore[union-attr]
-        assert "'A=B'" in str(_error(refused))
+        assert f"environment variable {name!r}" in str(_error(refused))
         assert not house.channels
 
     virtual_time.run(main())

@@ -13,18 +13,29 @@ import pytest
 from atlatl import events
 from atlatl.engine.breaker import CircuitState
 from atlatl.errors import FunctionRaised, InvalidRequest
-from atlatl.model import Execution, ExecutionStatus, Mode, Outcome, OutcomeKind, failed
+from atlatl.model import (
+    Execution,
+    ExecutionStatus,
+    Mode,
+    Outcome,
+    OutcomeKind,
+    QueueDepth,
+    failed,
+)
 from atlatl.settings import CircuitBreakerSettings
 from atlatl.telemetry.metrics import (
     OTHER,
     BreakerFigures,
     BreakersFigures,
+    DurableStats,
     MemoryFigures,
     Metrics,
     PoolFigures,
+    QueueFigures,
     metrics_answer,
     parse_window,
 )
+from atlatl.telemetry.queues import TaskQueue, queue_figures_of
 
 
 class Clock:
@@ -163,7 +174,7 @@ def test_every_snapshot_is_consistent_under_writers_d44() -> None:
         writer.start()
     try:
         for _ in range(200):
-            total, window = metrics.snapshot(300)
+            total, window, _ = metrics.snapshot(300)
             assert total.request_count == total.success_count + total.error_count
             assert sum(total.latency_buckets) == total.request_count
             assert total.cold_start_count == total.timeout_count
@@ -258,6 +269,84 @@ def test_happenings_are_counted(metrics: Metrics) -> None:
     }
 
 
+def durable_life(task_name: str) -> list[events.Event]:
+    """What happens to an execution that is cut off once, fails twice and dies."""
+
+    def attempt_failed(attempt: int, *, recovered: bool = False) -> events.Event:
+        code = "INSTANCE_LOST" if recovered else "EXECUTION_ERROR"
+        return events.AttemptFailed(
+            0,
+            task_name,
+            execution_id="e",
+            attempt=attempt,
+            code=code,
+            retry_in_s=1.0,
+            recovered=recovered,
+        )
+
+    def told(**facts: Any) -> events.Event:
+        return events.CallbackTried(0, task_name, execution_id="e", **facts)
+
+    return [
+        events.ExecutionAccepted(0, task_name, execution_id="e"),
+        attempt_failed(1, recovered=True),
+        attempt_failed(2),
+        attempt_failed(3),
+        finished(task_name, outcome=failed(FunctionRaised("x")), attempt=4),
+        events.ExecutionDied(0, task_name, execution_id="e", attempts=4, code="EXECUTION_ERROR"),
+        told(tries=1, failure="refused"),
+        told(tries=2),
+        told(tries=8, failure="refused", given_up=True),
+    ]
+
+
+LIFE = DurableStats(
+    accepted_count=1,
+    retry_count=2,
+    recovery_count=1,
+    died_count=1,
+    callback_told_count=1,
+    callback_failed_count=1,
+    callback_given_up_count=1,
+)
+
+
+def test_an_execution_is_one_request_however_many_its_attempts(metrics: Metrics) -> None:
+    for event in durable_life("hello"):
+        metrics.emit(event)
+    stats = metrics.stats("hello")
+    assert (stats.request_count, stats.error_count) == (1, 1)
+    assert metrics.durable_stats("hello") == metrics.durable_stats() == LIFE
+    assert metrics.durable_stats("calc") == DurableStats()
+
+
+def test_durable_counts_of_a_deleted_task_stay_in_the_totals(metrics: Metrics) -> None:
+    for event in durable_life("gone"):
+        metrics.emit(event)
+    metrics.emit(events.TaskDeleted(at=0, task_name="gone"))
+    assert metrics.durable_stats() == LIFE
+    assert metrics.durable_stats("gone") == DurableStats()
+
+
+def test_durable_counts_have_their_tasks_name_before_anything_ran_d49(clock: Clock) -> None:
+    """After a start of the service, recoveries come before the first instance does."""
+    metrics = Metrics(clock, max_names=1)
+    for name in ("first", "one too many"):
+        for event in durable_life(name)[:2]:
+            metrics.emit(event)
+    counts = {task.task_name: task.happenings for task in metrics.tasks()}
+    once = {("accepted", ""): 1, ("recovered", ""): 1}
+    assert counts == {OTHER: once, "first": once}
+
+
+def test_the_mean_run_of_a_task(metrics: Metrics) -> None:
+    assert metrics.mean_run_s("hello") is None
+    for run_s in (0.01, 0.03):
+        metrics.emit(finished("hello", 5.0, outcome=Outcome(OutcomeKind.SUCCESS, run_s=run_s)))
+    metrics.emit(finished("calc", outcome=Outcome(OutcomeKind.SUCCESS, run_s=9.0)))
+    assert metrics.mean_run_s("hello") == pytest.approx(0.02)
+
+
 def test_emit_never_raises(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
     bad = events.CallRefused(at=0, task_name="", execution_id="e", outcome="huh", code="X")
     with caplog.at_level(logging.ERROR):
@@ -293,9 +382,17 @@ BREAKERS = BreakersFigures(
     ),
 )
 
+QUEUE = QueueFigures(
+    limit=100,
+    tasks=(
+        TaskQueue("calc", delayed=2, dead=1),
+        TaskQueue("hello", ready=3, delayed=1, leased=4, dead=2, oldest_s=7.5),
+    ),
+)
+
 
 def answer(metrics: Metrics, **more: Any) -> dict[str, Any]:
-    return metrics_answer(metrics, POOLS, MEMORY, BREAKERS, **more)
+    return metrics_answer(metrics, POOLS, MEMORY, BREAKERS, QUEUE, **more)
 
 
 def test_the_answer_has_every_key_with_its_unit_d47(metrics: Metrics, clock: Clock) -> None:
@@ -356,6 +453,22 @@ def test_the_answer_has_every_key_with_its_unit_d47(metrics: Metrics, clock: Clo
             "scale_up_count": 2,
             "scale_down_count": 1,
         },
+        "queue": {
+            "depth": 10,
+            "depth_limit": 100,
+            "ready": 3,
+            "delayed": 3,
+            "leased": 4,
+            "oldest_seconds": 7.5,
+            "dead_letters": 3,
+            "accepted_count": 0,
+            "retry_count": 0,
+            "recovery_count": 0,
+            "died_count": 0,
+            "callback_told_count": 0,
+            "callback_failed_count": 0,
+            "callback_given_up_count": 0,
+        },
     }
     json.dumps(told, allow_nan=False)
 
@@ -375,14 +488,16 @@ def test_with_a_task_all_figures_are_that_tasks(metrics: Metrics) -> None:
         "functions": {"calc": {"state": "half-open"}},
     }
     assert told["pool"]["utilization"] == 0.9
+    assert (told["queue"]["depth"], told["queue"]["dead_letters"]) == (2, 1)
     assert answer(metrics, task="hello")["circuit_breaker"]["state"] == "closed"
 
 
 def test_gauges_are_those_of_the_moment_of_asking_d46(metrics: Metrics) -> None:
-    empty = metrics_answer(metrics, [], MemoryFigures(), BreakersFigures())
+    empty = metrics_answer(metrics, [], MemoryFigures(), BreakersFigures(), QueueFigures())
     assert empty["total"]["pool_size"] == empty["total"]["memory_used_bytes"] == 0
     assert empty["pool"]["avg_wait_ms"] == empty["pool"]["utilization"] == 0.0
     assert empty["circuit_breaker"]["state"] == "closed"
+    assert empty["queue"]["depth"] == empty["queue"]["oldest_seconds"] == 0
     assert empty["total"]["p50_latency_ms"] is None
     assert answer(metrics)["total"]["pool_size"] == 4
 
@@ -390,9 +505,50 @@ def test_gauges_are_those_of_the_moment_of_asking_d46(metrics: Metrics) -> None:
 def test_the_worst_breaker_stands_for_all_d14(metrics: Metrics) -> None:
     open_ = BreakerFigures("x", CircuitState.OPEN, 0, CircuitBreakerSettings())
     figures = BreakersFigures(breakers=(*BREAKERS.breakers, open_))
-    told = metrics_answer(metrics, POOLS, MEMORY, figures)["circuit_breaker"]
+    told = metrics_answer(metrics, POOLS, MEMORY, figures, QUEUE)["circuit_breaker"]
     assert told["state"] == "open"
     assert told["functions"] == {"calc": {"state": "half-open"}, "x": {"state": "open"}}
+
+
+def test_durable_executions_are_counted_in_the_answer(metrics: Metrics) -> None:
+    for event in (*durable_life("hello"), *durable_life("calc")[:3]):
+        metrics.emit(event)
+    assert answer(metrics)["queue"].items() >= {"accepted_count": 2, "retry_count": 3}.items()
+    told = answer(metrics, task="calc")["queue"]
+    assert told.items() >= {"accepted_count": 1, "retry_count": 1, "died_count": 0}.items()
+
+
+# --- what the queue holds ---
+
+
+def test_ages_are_of_the_queues_clock_and_never_below_0() -> None:
+    depths = [
+        QueueDepth("ahead", ready=1, oldest_ready_at=1000.5),
+        QueueDepth("behind", ready=1, oldest_ready_at=990.0),
+        QueueDepth("none", delayed=1),
+    ]
+    figures = queue_figures_of(depths, ["ahead", "behind", "none"], now=1000.0, limit=5)
+    assert [task.oldest_s for task in figures.tasks] == [0.0, 10.0, 0.0]
+    assert figures.of().oldest_s == 10.0
+
+
+def test_a_deployed_task_has_its_figures_when_nothing_of_it_is_there() -> None:
+    figures = queue_figures_of([], ["b", "a"], now=0.0, limit=5)
+    assert figures.tasks == (TaskQueue("a"), TaskQueue("b"))
+
+
+def test_what_is_left_of_tasks_that_are_gone_is_under_other_d49() -> None:
+    depths = [
+        QueueDepth("gone", ready=1, dead=2, oldest_ready_at=90.0),
+        QueueDepth("gone too", delayed=4, leased=1, dead=1, oldest_ready_at=95.0),
+        QueueDepth("hello", dead=5),
+    ]
+    figures = queue_figures_of(depths, ["hello"], now=100.0, limit=5)
+    assert figures.tasks == (
+        TaskQueue(OTHER, ready=1, delayed=4, leased=1, dead=3, oldest_s=10.0),
+        TaskQueue("hello", dead=5),
+    )
+    assert figures.of().depth == 6
 
 
 @pytest.mark.parametrize(

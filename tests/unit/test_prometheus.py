@@ -19,6 +19,7 @@ from atlatl.telemetry.figures import (
 )
 from atlatl.telemetry.metrics import OTHER, Metrics
 from atlatl.telemetry.prometheus import OPENMETRICS, TEXT, content_type, render
+from atlatl.telemetry.queues import QueueFigures, TaskQueue
 
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? ([0-9.e+-]+)')
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\"n])*)"')
@@ -39,8 +40,16 @@ NAMES = {
     "atlatl_pool_max_instances": "gauge",
     "atlatl_pool_waiting": "gauge",
     "atlatl_breaker_state": "gauge",
+    "atlatl_records_dropped_total": "counter",
+    "atlatl_queue_executions": "gauge",
+    "atlatl_queue_limit": "gauge",
     "atlatl_queue_oldest_seconds": "gauge",
     "atlatl_dead_letters": "gauge",
+    "atlatl_executions_accepted_total": "counter",
+    "atlatl_execution_retries_total": "counter",
+    "atlatl_execution_recoveries_total": "counter",
+    "atlatl_executions_died_total": "counter",
+    "atlatl_callbacks_total": "counter",
 }
 
 
@@ -59,6 +68,26 @@ def busy() -> Metrics:
     metrics.emit(events.PoolScaled(0, "hello", direction="up", size=1, reason="waiters"))
     metrics.emit(events.BreakerChanged(0, "hello", old="closed", new="half-open"))
     metrics.emit(events.StartFailedEvent(0, "hello", reason="none"))
+    for number in (1, 2, 3):
+        metrics.emit(events.ExecutionAccepted(0, "hello", execution_id=f"e-{number}"))
+    for recovered in (True, False, False):
+        metrics.emit(
+            events.AttemptFailed(
+                at=0,
+                task_name="hello",
+                execution_id="e-1",
+                attempt=1,
+                code="INSTANCE_LOST",
+                retry_in_s=1.0,
+                recovered=recovered,
+            )
+        )
+    metrics.emit(
+        events.ExecutionDied(0, "hello", execution_id="e-1", attempts=4, code="INSTANCE_LOST")
+    )
+    metrics.emit(events.CallbackTried(0, "hello", execution_id="e-2", tries=1, failure="refused"))
+    metrics.emit(events.CallbackTried(0, "calc", execution_id="e-9", tries=3, failure="refused"))
+    metrics.emit(events.CallbackTried(0, "hello", execution_id="e-2", tries=2))
     return metrics
 
 
@@ -71,8 +100,14 @@ def text(metrics: Metrics | None = None, **more: Any) -> str:
         ],
         MemoryFigures(used_bytes=10, limit_bytes=99, by_task={"hello": 10}),
         BreakersFigures(breakers=(BreakerFigures("hello", OPEN, 3, CircuitBreakerSettings()),)),
-        queue_oldest_s=1.5,
-        dead_letters=2,
+        QueueFigures(
+            limit=1000,
+            tasks=(
+                TaskQueue("calc"),
+                TaskQueue("hello", ready=3, delayed=2, leased=1, dead=2, oldest_s=1.5),
+            ),
+        ),
+        records_dropped=6,
         **more,
     )
 
@@ -158,8 +193,30 @@ def test_gauges_come_from_their_owners_d46() -> None:
     assert value(rendered, "atlatl_pool_waiting", **hello) == 5
     for state, here in {"closed": 0, "open": 1, "half-open": 0}.items():
         assert value(rendered, "atlatl_breaker_state", state=state, **hello) == here
-    assert value(rendered, "atlatl_queue_oldest_seconds") == 1.5
-    assert value(rendered, "atlatl_dead_letters") == 2
+    assert value(rendered, "atlatl_records_dropped_total") == 6
+
+
+def test_the_queue_is_there_by_task_with_its_limit() -> None:
+    rendered = text()
+    hello, calc = {"faas_name": "hello"}, {"faas_name": "calc"}
+    for state, count in {"ready": 3, "delayed": 2, "leased": 1}.items():
+        assert value(rendered, "atlatl_queue_executions", state=state, **hello) == count
+        assert value(rendered, "atlatl_queue_executions", state=state, **calc) == 0
+    assert value(rendered, "atlatl_queue_limit") == 1000
+    assert value(rendered, "atlatl_queue_oldest_seconds", **hello) == 1.5
+    assert value(rendered, "atlatl_queue_oldest_seconds", **calc) == 0
+    assert value(rendered, "atlatl_dead_letters", **hello) == 2
+
+
+def test_what_happens_to_durable_executions_is_counted() -> None:
+    rendered = text()
+    hello = {"faas_name": "hello"}
+    assert value(rendered, "atlatl_executions_accepted_total", **hello) == 3
+    assert value(rendered, "atlatl_execution_retries_total", **hello) == 2
+    assert value(rendered, "atlatl_execution_recoveries_total", **hello) == 1
+    assert value(rendered, "atlatl_executions_died_total", **hello) == 1
+    for outcome, count in {"told": 1, "failed": 2, "given_up": 0}.items():
+        assert value(rendered, "atlatl_callbacks_total", outcome=outcome) == count
 
 
 def test_happenings_have_their_counters() -> None:
@@ -175,12 +232,8 @@ def test_what_may_happen_is_counted_from_nought() -> None:
     rendered = text()
     assert value(rendered, "atlatl_start_failures_total", faas_name=OTHER) == 0
     assert value(rendered, "atlatl_instances_lost_total", faas_name="hello") == 0
-
-
-def test_what_has_no_source_is_left_out() -> None:
-    rendered = render(busy(), [], MemoryFigures(), BreakersFigures())
-    assert "atlatl_queue_oldest_seconds" not in rendered
-    assert "atlatl_dead_letters" not in rendered
+    assert value(rendered, "atlatl_executions_died_total", faas_name=OTHER) == 0
+    assert value(rendered, "atlatl_callbacks_total", outcome="given_up") == 0
 
 
 @pytest.mark.parametrize(
@@ -208,6 +261,8 @@ def test_openmetrics_has_its_own_family_names_units_and_end() -> None:
     assert "# TYPE faas_invocations counter" in lines
     assert "# UNIT faas_invoke_duration_seconds seconds" in lines
     assert "# UNIT faas_mem_usage_bytes bytes" in lines
+    assert "# UNIT atlatl_queue_oldest_seconds seconds" in lines
+    assert "# TYPE atlatl_callbacks counter" in lines
     assert 'faas_invocations_total{faas_name="hello"} 3' in lines
     assert samples(text()) == samples(text(openmetrics=True))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
+from typing import Self
 
 from atlatl.errors import NoCapacity, RateLimited
 
@@ -135,8 +136,8 @@ class ByteBudget:
         """Reserves bytes; raises NoCapacity when they do not fit."""
         if self.held + n_bytes > self.limit:
             raise NoCapacity(
-                f"{self.held} of {self.limit} bytes of bodies are in use and {n_bytes} more do "
-                "not fit (`limits.max_inflight_bytes`); try again later",
+                f"{self.held} of {self.limit} bytes of bodies and unread answers are in use and "
+                f"{n_bytes} more do not fit (`limits.max_inflight_bytes`); try again later",
                 retry_after_s=1.0,
             )
         self.held += n_bytes
@@ -144,6 +145,45 @@ class ByteBudget:
     def give_back(self, n_bytes: int) -> None:
         """Frees bytes that `take` reserved."""
         self.held -= n_bytes
+
+    def hold(self, n_bytes: int = 0) -> HeldBytes:
+        """Counts bytes that are there already, for the time of a `with`.
+
+        An answer is never refused: `held` may pass the limit, and no new call is admitted until
+        enough of it is out.
+        """
+        held = HeldBytes(self)
+        held.add(n_bytes)
+        return held
+
+
+class HeldBytes:
+    """Bytes of one answer on their way to whoever asked."""
+
+    __slots__ = ("_budget", "n_bytes")
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self.n_bytes = 0
+
+    def add(self, n_bytes: int) -> None:
+        """So many have come."""
+        self.n_bytes += n_bytes
+        self._budget.held += n_bytes
+
+    def drop(self, n_bytes: int) -> None:
+        """So many are out."""
+        self.add(-n_bytes)
+
+    def release(self) -> None:
+        """All are out, or will never be; can be called again."""
+        self.drop(self.n_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def expected_wait_s(ahead: int, places: int, hold_s: float) -> float:

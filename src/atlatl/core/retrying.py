@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from atlatl.errors import (
+    FunctionRaised,
+    InstanceCrashed,
+    InstanceLost,
+    OutOfMemory,
+    StartFailed,
+)
 from atlatl.settings import RetrySettings
+
+RETRIED = (FunctionRaised, InstanceCrashed, InstanceLost, OutOfMemory, StartFailed)
+"""What another attempt may follow; never a caller's error, a refusal or a deadline."""
 
 FLOOR_RETRIES = 10.0
 """Retries that a task has at hand however few calls it has."""

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from atlatl.errors import AtlatlError
+from atlatl.model import AGEING_S
 
 if TYPE_CHECKING:
     from atlatl.core.leases import Lease
-
-AGEING_S = 5.0
-"""Waiting time that lifts a waiter by one level of priority."""
 
 
 class Waiter:

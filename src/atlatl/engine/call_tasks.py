@@ -32,6 +32,7 @@ class CallTasks:
 
     Args:
         limits: how many artifacts and tasks calls may bring, and how long they stay.
+        pending: how many durable executions of a task have not ended.
         clock: monotonic seconds.
     """
 
@@ -42,6 +43,7 @@ class CallTasks:
         catalogue: Catalogue,
         shelf: ArtifactShelf,
         deployer: Deployer,
+        pending: Callable[[str], int],
         *,
         clock: Callable[[], float],
     ) -> None:
@@ -50,6 +52,7 @@ class CallTasks:
         self._catalogue = catalogue
         self._shelf = shelf
         self._deployer = deployer
+        self._pending = pending
         self._clock = clock
 
     async def for_invocation(self, target: InvocationTarget) -> Task:
@@ -145,7 +148,8 @@ class CallTasks:
             for deployed in self._registry:
                 idle_ms = (now - deployed.last_used) * 1000
                 by_call = deployed.task.created_by_call and not deployed.running
-                if by_call and idle_ms > self._limits.task_idle_timeout_ms:
+                unused = by_call and not self._pending(deployed.task.name)
+                if unused and idle_ms > self._limits.task_idle_timeout_ms:
                     await self._deployer.delete(deployed.task.task_id, force=False)
         in_use = {key_of(deployed.task.artifact) for deployed in self._registry}
         for artifact in self._catalogue.idle(self._limits.artifact_idle_timeout_ms, in_use, now):

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from atlatl.engine.ticket import Ticket
 from atlatl.errors import AtlatlError, Conflict, InstanceLost
-from atlatl.model import Execution, ExecutionRecord, Outcome, OutcomeKind, failed
+from atlatl.model import Execution, ExecutionRecord, Mode, Outcome, OutcomeKind, failed
 
 if TYPE_CHECKING:
+    from atlatl.engine.deadlines import Deadlines
     from atlatl.engine.executions import Executions
 
 
@@ -27,6 +28,9 @@ class Claims:
         attempt: begins an attempt.
         settle: ends the execution.
         withdraw: ends a call that is no execution of its own, with its answer.
+        release: frees what an accepted call that is no execution of its own took.
+        refuse: ends a call that was never accepted.
+        deadlines: of the calls that wait for another one's end.
     """
 
     def __init__(
@@ -37,12 +41,18 @@ class Claims:
         attempt: Callable[[Ticket, float], None],
         settle: Callable[[Ticket, Outcome], None],
         withdraw: Callable[[Ticket, Execution | AtlatlError], None],
+        release: Callable[[Ticket], None],
+        refuse: Callable[[Ticket, AtlatlError], None],
+        deadlines: Deadlines[Ticket],
     ) -> None:
         self._executions = executions
         self._clock = clock
         self._attempt = attempt
         self._settle = settle
         self._withdraw = withdraw
+        self._release = release
+        self._refuse = refuse
+        self._deadlines = deadlines
 
     def joins_first(self, ticket: Ticket) -> bool:
         """Whether memory has an earlier execution to answer with; Conflict for another call."""
@@ -50,9 +60,12 @@ class Claims:
         if isinstance(live, Ticket):
             _check_same(live.fingerprint, ticket)
             if live.settled is None:
-                live.finished.append(ticket.finished[0])
+                self._follow(ticket, live)
             else:
                 ticket.answer(live.settled)
+            return True
+        if live is not None:
+            self._follow_durable(ticket)
             return True
         first = self._executions.first_of(ticket.execution_id)
         if first is None:
@@ -62,6 +75,44 @@ class Claims:
             return False
         ticket.answer(first.execution)
         return True
+
+    def _follow(self, ticket: Ticket, first: Ticket) -> None:
+        """Waits for the end of the first call, but not for longer than this one's deadline."""
+        ticket.following = True
+        ticket.slot = self._deadlines.add(ticket.deadline, ticket)
+        first.finished.append(partial(self._first_ended, ticket))
+
+    def _first_ended(self, ticket: Ticket, record: Execution) -> None:
+        self._deadlines.discard(ticket.slot, ticket)
+        if ticket.settled is None:
+            ticket.answer(record)
+
+    def _follow_durable(self, ticket: Ticket) -> None:
+        """As `_follow`, the first one being a durable execution, of which the store knows."""
+        ticket.following = True
+        ticket.slot = self._deadlines.add(ticket.deadline, ticket)
+        self._executions.recall(ticket.execution_id, partial(self._recalled, ticket))
+
+    def _recalled(self, ticket: Ticket, answer: ExecutionRecord | AtlatlError | None) -> None:
+        if ticket.settled is not None:
+            return
+        if answer is None:
+            answer = Conflict(f"execution {ticket.execution_id!r} was just removed; call again")
+        try:
+            if isinstance(answer, AtlatlError):
+                raise answer
+            _check_same(answer.fingerprint, ticket)
+        except AtlatlError as error:
+            self._deadlines.discard(ticket.slot, ticket)
+            self._refuse(ticket, error)
+            return
+        if answer.execution.status.terminal:
+            self._first_ended(ticket, answer.execution)
+        elif not ticket.watching:
+            ticket.watching = True
+            self._executions.watch(ticket.execution_id, partial(self._first_ended, ticket))
+            # It may have ended between that reading and the watch.
+            self._executions.recall(ticket.execution_id, partial(self._recalled, ticket))
 
     def claim(self, ticket: Ticket) -> None:
         """Has the id stored; the call goes on, or not, when that is decided."""
@@ -79,7 +130,7 @@ class Claims:
             if answer is None:
                 self._executions.end(ticket.settled, ticket.fingerprint)
             else:
-                self._executions.leave(ticket.execution_id)
+                self._executions.leave(ticket.execution_id, ticket)
         elif answer is None:
             self._attempt(ticket, self._clock())
         elif isinstance(answer, AtlatlError):
@@ -99,6 +150,9 @@ class Claims:
             self.note_attempt(ticket)
         elif first.execution.status.terminal:
             self._withdraw(ticket, first.execution)
+        elif first.execution.mode is Mode.ASYNC:
+            self._release(ticket)
+            self._follow_durable(ticket)
         else:
             self._withdraw(ticket, InstanceLost("how the first call ended could not be stored"))
 

@@ -315,7 +315,7 @@ class Deployer:
             await self._store.delete_task(deployed.task.task_id)
             self._registry.remove(deployed)
             for ticket in self._manager.of_task(name):
-                ticket.cancel("the task was deleted", force=True)
+                ticket.cancel("the task was deleted", grace_s=0.0)
             self._breakers.remove(name)
             self._telemetry.emit(TaskDeleted(at=self._wall(), task_name=name))
             await self._close_pool(deployed.pool, self._settings.drain.timeout_s)

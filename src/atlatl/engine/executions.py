@@ -45,6 +45,9 @@ PRUNE_S = 30.0
 Claimed = Callable[[ExecutionRecord | AtlatlError | None], None]
 
 
+Told = Callable[[Execution], None]
+
+
 class LiveExecution(Protocol):
     """An execution under way."""
 
@@ -73,6 +76,8 @@ class Executions:
         self._store = store
         self._wall = wall
         self._live: dict[str, LiveExecution] = {}
+        self._watchers: dict[str, list[Told]] = {}
+        self._waits: set[asyncio.Future[Execution]] = set()
         self._recent = RecentExecutions(settings.records.recent_executions)
         self._writer = RecordWriter(store, settings.records.record_writes_per_s, clock=clock)
         self._listing = Listing(store, self.find, self._in_memory, self._in_memory_is)
@@ -144,18 +149,82 @@ class Executions:
             raise Conflict(f"execution id {execution_id!r} is taken")
         self._live[execution_id] = execution
 
+    def hold(self, execution_id: str, execution: LiveExecution) -> None:
+        """Enters a durable execution, which has its id already."""
+        # A call under the same id may be asking the store for it right now.
+        self._live.setdefault(execution_id, execution)
+
     def end(self, execution: Execution, fingerprint: bytes = b"") -> None:
         """Moves an execution from those under way to those that ended."""
         self._live.pop(execution.execution_id, None)
         kept = self._recent.add(execution, fingerprint)
+        self.tell(execution)
         if fingerprint or execution.status is not ExecutionStatus.COMPLETED:
             self._writer.keep(ExecutionRecord(execution=execution, fingerprint=fingerprint))
         else:
             self._writer.offer(kept)
 
-    def leave(self, execution_id: str) -> None:
-        """Takes out an execution that was none: another one has its id."""
-        self._live.pop(execution_id, None)
+    def leave(self, execution_id: str, execution: LiveExecution) -> None:
+        """Takes out an execution that was none, or that the store alone knows from now on."""
+        if self._live.get(execution_id) is execution:
+            del self._live[execution_id]
+
+    # --- waiting for an end ---
+
+    def watch(self, execution_id: str, told: Told) -> None:
+        """Has `told` called once with the final record of an execution that has not ended.
+
+        Whoever watches looks at the record afterwards: it may have ended before.
+        """
+        self._watchers.setdefault(execution_id, []).append(told)
+
+    def unwatch(self, execution_id: str, told: Told) -> None:
+        """Nothing happens when it was called already."""
+        watchers = self._watchers.get(execution_id, [])
+        if told in watchers:
+            watchers.remove(told)
+        if not watchers:
+            self._watchers.pop(execution_id, None)
+
+    def tell(self, execution: Execution) -> None:
+        """An execution has ended, and its record can be read."""
+        for told in self._watchers.pop(execution.execution_id, ()):
+            try:
+                told(execution)
+            except Exception:  # it must not keep the others from theirs
+                log.exception("a watcher of execution %s failed", execution.execution_id)
+
+    async def ended(self, execution_id: str, timeout_s: float) -> Execution:
+        """The record once it has ended, or as it stands when the time is over.
+
+        Raises:
+            ExecutionNotFound, StoreUnavailable.
+        """
+        end: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+
+        def told(execution: Execution) -> None:
+            if not end.done():
+                end.set_result(execution)
+
+        self.watch(execution_id, told)
+        self._waits.add(end)
+        try:
+            record = await self.get(execution_id)
+            if record.status.terminal or timeout_s <= 0:
+                return record
+            async with asyncio.timeout(timeout_s):
+                return await end
+        except TimeoutError:
+            return await self.get(execution_id)
+        finally:
+            self._waits.discard(end)
+            self.unwatch(execution_id, told)
+
+    def stop_waiting(self) -> None:
+        """Answers all who wait in `ended` with the record as it stands."""
+        for end in self._waits:
+            if not end.done():
+                end.set_exception(TimeoutError())
 
     def add_output(self, execution_id: str, output: bytes) -> None:
         """Adds what an ended execution printed, when it is known only after its end.
@@ -184,6 +253,10 @@ class Executions:
                 recorded under it; or why nobody knows.
         """
         self._ask(self._writer.claim(record), claimed)
+
+    def recall(self, execution_id: str, recalled: Claimed) -> None:
+        """Reads what is stored under an id; `recalled` gets it, None, or an error."""
+        self._ask(self._store.execution(execution_id), recalled)
 
     def note(self, record: ExecutionRecord, noted: Claimed) -> None:
         """Stores which attempt of a claimed call begins; `noted` gets None or an error."""

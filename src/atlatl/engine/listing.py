@@ -17,6 +17,22 @@ MAX_CURSORS = 10_000
 """Places of handed-out cursors that are remembered, so that they outlive their executions."""
 
 
+class Cursors:
+    """Remembers where handed-out cursors stand, so that they outlive what they name."""
+
+    def __init__(self) -> None:
+        self._places: OrderedDict[str, Place] = OrderedDict()
+
+    def remember(self, cursor: str, place: Place) -> None:
+        self._places[cursor] = place
+        self._places.move_to_end(cursor)
+        if len(self._places) > MAX_CURSORS:
+            self._places.popitem(last=False)
+
+    def place_of(self, cursor: str) -> Place | None:
+        return self._places.get(cursor)
+
+
 class Listing:
     """Joins what memory and the store have into pages.
 
@@ -38,7 +54,7 @@ class Listing:
         self._find = find
         self._in_memory = in_memory
         self._in_memory_is = in_memory_is
-        self._cursors: OrderedDict[str, Place] = OrderedDict()
+        self._cursors = Cursors()
 
     async def page(
         self, *, task: str, status: ExecutionStatus | None, limit: int, start_after: str
@@ -87,15 +103,12 @@ class Listing:
         if len(rows) <= limit:
             return Page(items=rows, next_start_after=None)
         last = rows[limit - 1]
-        self._cursors[last.execution_id] = place_of(last)
-        self._cursors.move_to_end(last.execution_id)
-        if len(self._cursors) > MAX_CURSORS:
-            self._cursors.popitem(last=False)
+        self._cursors.remember(last.execution_id, place_of(last))
         return Page(items=rows[:limit], next_start_after=last.execution_id)
 
     async def _place_of(self, cursor: str) -> Place:
         """The cursor's place when it was handed out, which may be all that is left of it."""
-        place = self._cursors.get(cursor)
+        place = self._cursors.place_of(cursor)
         if place is not None:
             return place
         execution = await self._find(cursor)

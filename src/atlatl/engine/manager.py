@@ -8,10 +8,13 @@ retries and streams go through `start`, so no rule stands twice.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from atlatl.core.retrying import next_delay
+from msgspec.structs import replace
+
+from atlatl.core.retrying import RETRIED, next_delay
 from atlatl.core.waiting import Waiter
 from atlatl.engine.arguments import encode
 from atlatl.engine.claims import Claims
@@ -22,13 +25,8 @@ from atlatl.errors import (
     Cancelled,
     CircuitOpenError,
     Draining,
-    FunctionRaised,
-    InstanceCrashed,
-    InstanceLost,
     InvalidRequest,
     NoCapacity,
-    OutOfMemory,
-    StartFailed,
     TimedOut,
     TimedOutWaiting,
 )
@@ -44,15 +42,15 @@ from atlatl.model import (
 from atlatl.settings import check_environment
 
 if TYPE_CHECKING:
-    from atlatl.core.admission import ByteBudget
+    from atlatl.core.admission import ByteBudget, HeldBytes
     from atlatl.core.leases import Lease
     from atlatl.engine.executions import Executions
     from atlatl.engine.pool import InstancePool
-    from atlatl.engine.registry import Registry
+    from atlatl.engine.registry import Deployed, Registry
     from atlatl.ports import OnChunk, Telemetry
 
-RETRIED = (FunctionRaised, InstanceCrashed, InstanceLost, OutOfMemory, StartFailed)
-"""What another attempt may follow; never a caller's error, a refusal or a deadline."""
+LATE_OUTPUT_S = 0.25
+"""Longest wait for the output of a durable execution that was cut off."""
 
 
 class TaskExecutionManager:
@@ -83,17 +81,20 @@ class TaskExecutionManager:
         self._bytes = inflight
         self._executions = executions
         self._telemetry = telemetry
+        self._deadlines: Deadlines[Ticket] = Deadlines(clock, self._expired)
         self._claims = Claims(
             executions,
             clock=clock,
             attempt=self._attempt,
             settle=self._settle,
             withdraw=self._withdraw,
+            release=self._release,
+            refuse=self._refuse,
+            deadlines=self._deadlines,
         )
         self._clock = clock
         self._wall = wall
         self._chance = chance
-        self._deadlines: Deadlines[Ticket] = Deadlines(clock, self._expired)
         self._tickets: dict[Ticket, None] = {}
         self._working: dict[Ticket, None] = {}
         self._draining = False
@@ -128,6 +129,54 @@ class TaskExecutionManager:
             self._attempt(ticket, now)
         return ticket
 
+    def attempt(
+        self, call: Call, finished: Finished, *, number: int, expires: float = math.inf
+    ) -> Ticket:
+        """One attempt of a durable execution, down the same path.
+
+        Whose attempt it is decides what follows and keeps the record: nothing is retried,
+        counted or remembered here. A rate limit and an id were looked at on acceptance.
+
+        Args:
+            call: what to do.
+            finished: gets how the attempt ended exactly once, perhaps before this returns; what
+                it printed included, as far as that is known soon.
+            number: of the attempt, from 1.
+            expires: monotonic; the deadline is not after it.
+        """
+        now = self._clock()
+        ticket = Ticket(self, call, finished, None, now, self._wall())
+        ticket.durable, ticket.attempt = True, number
+        try:
+            self._prepare(ticket, now)
+            ticket.deadline = min(ticket.deadline, expires)
+            if self._draining:
+                raise self._refusal_of_drain()
+            self._take_in(ticket, now)
+        except AtlatlError as error:
+            outcome = failed(error)
+            ticket.answer(ticket.record(outcome.status, outcome, self._wall()))
+            return ticket
+        self._attempt(ticket, now)
+        return ticket
+
+    def check(self, call: Call) -> tuple[Deployed, bytes]:
+        """The task of a call that is to be accepted, and what the call does, as a fingerprint.
+
+        Raises:
+            TaskNotFound, InvalidRequest: what is wrong with the call.
+            Draining: the service takes none any more.
+        """
+        if self._draining:
+            raise self._refusal_of_drain()
+        deployed = self._registry.named(call.task_name)
+        settings = deployed.task.settings
+        encoded = encode(deployed.shape(call.function), call.payload)
+        _check_environment(call)
+        _timeout_s(call, settings.timeout_ms, settings.max_timeout_ms)
+        check_execution_id(call.execution_id)
+        return deployed, fingerprint(deployed.task.name, call.function, encoded)
+
     def _prepare(self, ticket: Ticket, now: float) -> None:
         """Finds the task, checks the call against it; raises what is wrong with the call."""
         call = ticket.call
@@ -139,7 +188,7 @@ class TaskExecutionManager:
         _check_environment(call)
         ticket.priority = settings.priority if call.priority is None else call.priority
         ticket.deadline = now + _timeout_s(call, settings.timeout_ms, settings.max_timeout_ms)
-        if call.id_given:
+        if call.id_given and not ticket.durable:
             check_execution_id(call.execution_id)
             ticket.fingerprint = fingerprint(deployed.task.name, call.function, ticket.encoded)
 
@@ -147,19 +196,26 @@ class TaskExecutionManager:
         """Takes the call in, or raises what refuses it."""
         if self._draining:
             raise self._refusal_of_drain()
+        deployed = ticket.deployed
+        assert deployed is not None
+        if deployed.bucket is not None:
+            deployed.bucket.take(now)
+        self._executions.begin(ticket.execution_id, ticket, given=ticket.call.id_given)
+        try:
+            self._take_in(ticket, now)
+        except NoCapacity:
+            self._executions.leave(ticket.execution_id, ticket)
+            raise
+        deployed.retry_budget.called()
+
+    def _take_in(self, ticket: Ticket, now: float) -> None:
+        """Takes what `_give_back` frees; raises NoCapacity."""
         deployed, encoded = ticket.deployed, ticket.encoded
         assert deployed is not None
         assert encoded is not None
-        if deployed.bucket is not None:
-            deployed.bucket.take(now)
-        ticket.n_bytes = len(encoded.body)
-        self._executions.begin(ticket.execution_id, ticket, given=ticket.call.id_given)
-        try:
-            self._bytes.take(ticket.n_bytes)
-        except NoCapacity:
-            self._executions.leave(ticket.execution_id)
-            raise
-        deployed.retry_budget.called()
+        n_bytes = len(encoded.body)
+        self._bytes.take(n_bytes)
+        ticket.n_bytes = n_bytes
         deployed.running += 1
         deployed.last_used = now
         self._tickets[ticket] = None
@@ -239,8 +295,12 @@ class TaskExecutionManager:
 
     def _after_return(self, ticket: Ticket, outcome: Outcome) -> None:
         if ticket.settled is not None:
-            self._executions.add_output(ticket.execution_id, outcome.output)
+            if not ticket.durable:
+                self._executions.add_output(ticket.execution_id, outcome.output)
             self._check_idle()
+            return
+        if ticket.verdict is not None:
+            self._settle(ticket, replace(ticket.verdict, output=outcome.output))
             return
         self._record_permit(ticket, outcome)
         if outcome.kind is OutcomeKind.SUCCESS:
@@ -264,7 +324,9 @@ class TaskExecutionManager:
     def _retry_delay(self, ticket: Ticket, outcome: Outcome) -> float | None:
         """Seconds until the next attempt, or None when there is none."""
         deployed = ticket.deployed
-        if deployed is None or ticket.streamed or not isinstance(outcome.error, RETRIED):
+        if deployed is None or ticket.durable or ticket.streamed:
+            return None
+        if not isinstance(outcome.error, RETRIED):
             return None
         now = self._clock()
         settings = deployed.task.settings.retry
@@ -290,11 +352,21 @@ class TaskExecutionManager:
 
     def _expired(self, ticket: Ticket) -> None:
         """The one deadline: what waits is withdrawn, what runs is ended."""
-        if ticket.settled is not None:
+        if ticket.settled is not None or ticket.verdict is not None:
             return
         limit_ms = round((ticket.deadline - ticket.accepted) * 1000)
         name = ticket.call.task_name
         error: AtlatlError
+        if ticket.following:
+            # No execution of its own ends here, so nothing is counted or recorded.
+            outcome = failed(
+                TimedOutWaiting(
+                    f"the time limit of {limit_ms} ms passed while the first call under execution "
+                    f"id {ticket.execution_id!r} is under way; ask for its record, or call again"
+                )
+            )
+            ticket.answer(ticket.record(outcome.status, outcome, self._wall()))
+            return
         if ticket.lease is None:
             error = TimedOutWaiting(
                 f"task {name!r}: the time limit of {limit_ms} ms passed before an instance was free"
@@ -302,17 +374,20 @@ class TaskExecutionManager:
         else:
             error = TimedOut(f"task {name!r} ran into its time limit of {limit_ms} ms")
         # Alone in its instance it is killed either way; beside others its coroutine may tidy up.
-        self._cut_off(ticket, failed(error), force=False)
+        self._cut_off(ticket, failed(error))
 
-    def cancel(self, ticket: Ticket, reason: str, *, force: bool = False) -> bool:
-        """Fixes CANCELLED at once; the place is free when the work is gone."""
-        if ticket not in self._tickets:
+    def cancel(self, ticket: Ticket, reason: str, *, grace_s: float | None = None) -> bool:
+        """Fixes CANCELLED at once; the place is free when the work is gone.
+
+        `grace_s` is how long the work may take to end by itself; see `InstanceChannel.cancel`.
+        """
+        if ticket not in self._tickets or ticket.verdict is not None:
             return False  # it has ended, or it only waits for another call's answer
         said = f": {reason}" if reason else ""
-        self._cut_off(ticket, failed(Cancelled(f"cancelled{said}")), force=force)
+        self._cut_off(ticket, failed(Cancelled(f"cancelled{said}")), grace_s=grace_s)
         return True
 
-    def _cut_off(self, ticket: Ticket, outcome: Outcome, *, force: bool) -> None:
+    def _cut_off(self, ticket: Ticket, outcome: Outcome, *, grace_s: float | None = None) -> None:
         lease = ticket.lease
         if ticket.waiter is not None:
             ticket.waiter.pool.withdraw(ticket.waiter)
@@ -322,9 +397,20 @@ class TaskExecutionManager:
             ticket.retry_timer.cancel()
             ticket.retry_timer = None
         self._record_permit(ticket, outcome)
-        self._settle(ticket, outcome)
-        if lease is not None and ticket in self._working:
-            lease.channel.cancel(ticket.execution_id, force=force)
+        working = lease is not None and ticket in self._working
+        if working and ticket.durable:
+            # Nobody holds a line open for it, so what it printed can be waited for.
+            ticket.verdict = outcome
+            loop = asyncio.get_running_loop()
+            loop.call_later(LATE_OUTPUT_S, self._settle_verdict, ticket)
+        else:
+            self._settle(ticket, outcome)
+        if lease is not None and working:
+            lease.channel.cancel(ticket.execution_id, grace_s=grace_s)
+
+    def _settle_verdict(self, ticket: Ticket) -> None:
+        if ticket.settled is None and ticket.verdict is not None:
+            self._settle(ticket, ticket.verdict)
 
     def _refuse(self, ticket: Ticket, error: AtlatlError) -> None:
         """A call that was never accepted: counted apart, remembered nowhere."""
@@ -334,13 +420,18 @@ class TaskExecutionManager:
 
     def _withdraw(self, ticket: Ticket, answer: Execution | AtlatlError) -> None:
         """An accepted call turns out to be none: it leaves no trace but its answer."""
-        self._executions.leave(ticket.execution_id)
-        self._give_back(ticket, self._clock())
+        self._release(ticket)
         if isinstance(answer, AtlatlError):
             self._emit_refusal(ticket, answer)
             outcome = failed(answer)
             answer = ticket.record(outcome.status, outcome, self._wall())
         ticket.answer(answer)
+        self._check_idle()
+
+    def _release(self, ticket: Ticket) -> None:
+        """Frees all that an accepted call holds that is no execution of its own."""
+        self._executions.leave(ticket.execution_id, ticket)
+        self._give_back(ticket, self._clock())
         self._check_idle()
 
     def _settle(self, ticket: Ticket, outcome: Outcome) -> None:
@@ -353,6 +444,14 @@ class TaskExecutionManager:
         record = ticket.record(outcome.status, outcome, ticket.queued_at + now - ticket.accepted)
         ticket.settled = record
         self._give_back(ticket, now)
+        if not ticket.durable:
+            self._remember(ticket, deployed, record, outcome)
+        ticket.answer(record)
+        self._check_idle()
+
+    def _remember(
+        self, ticket: Ticket, deployed: Deployed, record: Execution, outcome: Outcome
+    ) -> None:
         deployed.execution_count += 1
         deployed.last_status = record.status
         if not ticket.asking:  # else it is remembered when the store has answered
@@ -365,11 +464,9 @@ class TaskExecutionManager:
                     at=self._wall(),
                     task_name=deployed.task.name,
                     execution=record,
-                    latency_s=now - ticket.accepted,
+                    latency_s=self._clock() - ticket.accepted,
                 )
             )
-        ticket.answer(record)
-        self._check_idle()
 
     def _give_back(self, ticket: Ticket, now: float) -> None:
         """Frees what `_admit` took."""
@@ -407,6 +504,10 @@ class TaskExecutionManager:
         if permit is not None and ticket.deployed is not None:
             ticket.deployed.breaker.release(permit)
 
+    def hold_answer(self, n_bytes: int = 0) -> HeldBytes:
+        """Counts an answer among the bytes in flight; see `ByteBudget.hold`."""
+        return self._bytes.hold(n_bytes)
+
     # --- the service's end ---
 
     @property
@@ -436,7 +537,7 @@ class TaskExecutionManager:
         self._draining, self._drain_s = True, timeout_s
         for ticket in list(self._tickets):
             if ticket.lease is None:
-                self._cut_off(ticket, failed(self._refusal_of_drain()), force=False)
+                self._cut_off(ticket, failed(self._refusal_of_drain()))
 
     def _refusal_of_drain(self) -> Draining:
         return Draining(
@@ -452,7 +553,7 @@ class TaskExecutionManager:
         except TimeoutError:
             for ticket in list(self._tickets):
                 error = Draining("the service shut down before the call ended", retry_after_s=1.0)
-                self._cut_off(ticket, failed(error), force=True)
+                self._cut_off(ticket, failed(error), grace_s=0.0)
 
     def close(self) -> None:
         self._deadlines.close()

@@ -248,6 +248,13 @@ class InstancePool:
     def settings(self) -> PoolSettings:
         return self._lending.settings
 
+    @property
+    def room(self) -> int:
+        """Calls that it could take besides those lent and waiting, when grown to its most."""
+        settings = self.settings
+        capacity = settings.max_size * settings.max_concurrent_requests
+        return capacity - self._lending.leased - self._lending.waiting
+
     def stats(self) -> PoolStats:
         """Everything is read off the instances and the account at this moment."""
         account, stock, now = self._lending.account, self._lending.stock, self._clock()

@@ -40,6 +40,9 @@ class Ticket:
 
     Attributes:
         asking: the store is being asked for the call's id; the call goes on when it answers.
+        durable: it is one attempt of a durable execution, which has its own record.
+        following: another call has the id and is under way; this one is answered with its end.
+        verdict: how an attempt ends that was cut off, once its work is gone.
     """
 
     __slots__ = (
@@ -50,9 +53,11 @@ class Ticket:
         "cold",
         "deadline",
         "deployed",
+        "durable",
         "encoded",
         "fingerprint",
         "finished",
+        "following",
         "last",
         "lease",
         "manager",
@@ -66,8 +71,10 @@ class Ticket:
         "slot",
         "started",
         "streamed",
+        "verdict",
         "version",
         "waiter",
+        "watching",
     )
 
     def __init__(
@@ -96,22 +103,29 @@ class Ticket:
         self.last: Outcome | None = None
         self.fingerprint = b""
         self.asking = False
+        self.durable = False
+        self.following = False
         self.n_bytes = 0
+        self.watching = False
         self.waiter: Waiter | None = None
         self.retry_timer: asyncio.TimerHandle | None = None
         self.started: float | None = None
         self.cold = False
         self.version = 0
         self.streamed = False
+        self.verdict: Outcome | None = None
         self.settled: Execution | None = None
 
     @property
     def execution_id(self) -> str:
         return self.call.execution_id
 
-    def cancel(self, reason: str = "", *, force: bool = False) -> bool:
-        """Stops the call; True when this stopped it, False when it had ended."""
-        return self.manager.cancel(self, reason, force=force)
+    def cancel(self, reason: str = "", *, grace_s: float | None = None) -> bool:
+        """Stops the call; True when this stopped it, False when it had ended.
+
+        `grace_s` is how long its work may take to end by itself; see `InstanceChannel.cancel`.
+        """
+        return self.manager.cancel(self, reason, grace_s=grace_s)
 
     def credit(self, n_bytes: int) -> None:
         """Says that the caller took `n_bytes` of the stream."""

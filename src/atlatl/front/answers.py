@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import re
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -11,12 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from atlatl.errors import InvalidRequest, PayloadTooLarge
+from atlatl.errors import Cancelled, InvalidRequest, PayloadTooLarge
 
 MAX_PAGE = 1000
 
 LARGEST_COUNT = 2**53
 """Of a query parameter; larger ones are not exact in JSON."""
+
+MAX_WAIT_S = 60.0
+"""Longer, and what lies between would take the connection for dead."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 T = TypeVar("T")
 
@@ -85,6 +92,29 @@ def bounded(request: Request, max_bytes: int, setting: str) -> Request:
     return Request(request.scope, receive)
 
 
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of work whose body is read, for as long as somebody waits for it.
+
+    Raises:
+        Cancelled: the caller hung up, so the work was cancelled.
+    """
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Cancelled("the caller hung up")
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def text_parameter(request: Request, name: str) -> str:
     """A query parameter; empty when it is not there."""
     return request.query_params.get(name, "")
@@ -115,6 +145,20 @@ def count_parameter(request: Request, name: str, default: int) -> int:
     if not 0 <= count <= LARGEST_COUNT:
         raise InvalidRequest(f"`{name}` is a whole number of 0 or more, it is {value[:140]!r}")
     return count or default
+
+
+def wait_parameter(request: Request) -> float:
+    """`wait`: how many seconds the answer may be held back; absent is none.
+
+    Raises:
+        InvalidRequest: it is no decimal number from 0 to MAX_WAIT_S.
+    """
+    value = text_parameter(request, "wait") or "0"
+    if not _SECONDS.fullmatch(value) or float(value) > MAX_WAIT_S:
+        raise InvalidRequest(
+            f"`wait` is a number of seconds from 0 to {MAX_WAIT_S:g}, it is {value[:140]!r}"
+        )
+    return float(value)
 
 
 def is_whole_number(text: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -17,6 +18,7 @@ from atlatl.errors import AtlatlError, Draining, UnsupportedOperation
 from atlatl.front.access import Gate
 from atlatl.front.answers import address, json_answer
 from atlatl.front.auth import Authorizer, Scope, admin_token
+from atlatl.front.dead_letters import DeadLetters
 from atlatl.front.executions import Executions
 from atlatl.front.figures import Figures
 from atlatl.front.invocations import Invocations
@@ -24,6 +26,7 @@ from atlatl.front.invoke import Functions
 from atlatl.front.live import Live
 from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception, path_of
 from atlatl.front.routes import Endpoint, openapi, routes
+from atlatl.front.sending import CountedAnswers
 from atlatl.front.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
 
     app = Starlette(
         routes=routes(endpoints(service, gate), admit),
+        middleware=[Middleware(CountedAnswers, service)],
         lifespan=lifespan,
         exception_handlers={
             AtlatlError: on_error,
@@ -100,12 +104,10 @@ def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
         *functions.endpoints(),
         *Tasks(service).endpoints(),
         *Executions(service).endpoints(),
+        *DeadLetters(service).endpoints(),
         *Invocations(service, gate).endpoints(),
         *Live(service).endpoints(),
         *Figures(service).endpoints(),
-        Endpoint("GET", "/api/v1/dead-letters", _not_built, Scope.ADMIN),
-        Endpoint("POST", "/api/v1/dead-letters/{id}/redrive", _not_built, Scope.ADMIN),
-        Endpoint("DELETE", "/api/v1/dead-letters/{id}", _not_built, Scope.ADMIN),
         Endpoint("GET", "/api/v1/events", _not_built, Scope.ADMIN),
         Endpoint("GET", "/", _root, Scope.PROBE),
     ]

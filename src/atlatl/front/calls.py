@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
 
+from atlatl.core.moments import parse_moment
 from atlatl.errors import InvalidRequest
 from atlatl.model import Call, HttpRequest, Mode, check_execution_id
 
@@ -16,6 +19,8 @@ _TRACEPARENT = re.compile(
 )
 _URGENCY = re.compile(r"u=([0-9]+)(?:;.*)?")
 _ONLY_ASYNC = ("atlatl-not-before", "atlatl-callback-url")
+_URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]{1,2048}")
+"""The characters of RFC 3986: what two readers of a URL disagree about stands outside of them."""
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]], *, without: frozenset[str]) -> dict[str, str]:
@@ -51,9 +56,6 @@ def call_from(task_name: str, request: HttpRequest, *, mode: Mode, new_execution
         InvalidRequest: a header has a value that it cannot have; the message names it.
     """
     headers = request.headers
-    for name in _ONLY_ASYNC:
-        if name in headers and mode is not Mode.ASYNC:
-            raise _refused(headers, name, "goes with `Prefer: respond-async` only")
     key = _idempotency_key(headers)
     traceparent = headers.get("traceparent", "").strip()
     traced = _TRACEPARENT.fullmatch(traceparent) is not None
@@ -69,7 +71,26 @@ def call_from(task_name: str, request: HttpRequest, *, mode: Mode, new_execution
         headers=headers,
         traceparent=traceparent if traced else "",
         tracestate=headers.get("tracestate", "") if traced else "",
+        **deferral(headers, mode),
     )
+
+
+def deferral(headers: Mapping[str, str], mode: Mode) -> dict[str, Any]:
+    """`not_before` and `callback_url` for a Call, whichever front its headers came by.
+
+    Args:
+        headers: of the call, names in lower case.
+        mode: of the call: both go with async ones only.
+
+    Raises:
+        InvalidRequest: one has a value that it cannot have, or goes with a call that its caller
+            waits for; the message names it.
+    """
+    for name in _ONLY_ASYNC:
+        if name in headers and mode is not Mode.ASYNC:
+            rule = "goes with async calls only (`Prefer: respond-async`, over gRPC mode ASYNC)"
+            raise _refused(headers, name, rule)
+    return {"not_before": _not_before(headers), "callback_url": _callback_url(headers)}
 
 
 def prefers_async(headers: Mapping[str, str]) -> bool:
@@ -110,6 +131,39 @@ def _urgency(headers: Mapping[str, str]) -> int | None:
             raise _refused(headers, "priority", "has an urgency from u=0 to u=7")
         return int(match[1])
     return None
+
+
+def _not_before(headers: Mapping[str, str]) -> float | None:
+    """A moment that is over already is as good as none: the call begins when it can."""
+    name = "atlatl-not-before"
+    if name not in headers:
+        return None
+    try:
+        return parse_moment(headers[name].strip())
+    except ValueError:
+        rule = "is a moment as in RFC 3339, with its offset, like 2026-01-31T09:00:00Z"
+        raise _refused(headers, name, rule) from None
+
+
+def _callback_url(headers: Mapping[str, str]) -> str:
+    """Well formed as far as text alone tells; where it leads to is looked at by who calls it."""
+    name = "atlatl-callback-url"
+    if name not in headers:
+        return ""
+    url = headers[name].strip()
+    if not _is_callable(url):
+        rule = "is an absolute http or https URL of at most 2048 characters, without a user name"
+        raise _refused(headers, name, rule)
+    return url
+
+
+def _is_callable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        return False
+    return bool(whole) and "@" not in parts.netloc and _URL.fullmatch(url) is not None
 
 
 def _whole_number(headers: Mapping[str, str], name: str, *, lowest: int) -> int | None:

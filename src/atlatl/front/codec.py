@@ -20,6 +20,7 @@ from atlatl.engine.views import (
     Page,
 )
 from atlatl.errors import AtlatlError, InvalidRequest, StreamModeNotSupported, UnknownExecutionMode
+from atlatl.front.calls import deferral
 from atlatl.front.parameters import payload, shown
 from atlatl.front.proto import function_pb2 as pb
 from atlatl.front.trace_context import trace_context
@@ -35,8 +36,6 @@ from atlatl.model import (
 
 EXECUTION_DATA = "type.googleapis.com/spearlet.ExecutionData"
 """Marks raw bytes. There is no message of that name: clients read `value` as it is."""
-
-ESTIMATE_WITHOUT_HISTORY_MS = 5000
 
 MAX_VARIABLES = 1000
 """Of a call's environment; time grows with the square: 1000 cost 8 ms, 100 000 over a minute."""
@@ -133,7 +132,7 @@ def call(
             theirs.
 
     Raises:
-        InvalidRequest: a parameter, a limit or the environment is impossible.
+        InvalidRequest: a parameter, a limit, a header or the environment is impossible.
     """
     context = request.context
     headers = {name.lower(): value for name, value in context.headers.items()}
@@ -150,6 +149,7 @@ def call(
         headers=headers,
         environment=_environment(context.environment),
         metadata=_labels(request),
+        **deferral(headers, mode),
         **trace_context(headers if "traceparent" in headers else transport_headers),
     )
 
@@ -204,7 +204,7 @@ def page_size(field: str, wanted: int, default: int) -> int:
 
 
 def invoked(execution: Execution) -> pb.InvokeFunctionResponse:
-    """The answer to a synchronous call that has ended."""
+    """The answer to a call that has ended."""
     outcome = execution.outcome
     error = outcome.error if outcome else None
     return pb.InvokeFunctionResponse(
@@ -217,18 +217,20 @@ def invoked(execution: Execution) -> pb.InvokeFunctionResponse:
     )
 
 
-def accepted(execution: Execution) -> pb.InvokeFunctionResponse:
-    """The answer to an asynchronous call: where to look for its end."""
-    return pb.InvokeFunctionResponse(
-        success=True,
-        message="accepted",
-        execution_id=execution.execution_id,
-        task_id=execution.task_id,
-        instance_id=execution.instance_id,
-        result=execution_result(execution),
-        status_endpoint=f"/api/v1/executions/{quote(execution.execution_id, safe='')}/status",
-        estimated_completion_ms=ESTIMATE_WITHOUT_HISTORY_MS,
-    )
+def accepted(execution: Execution, estimate_ms: int) -> pb.InvokeFunctionResponse:
+    """The answer to an asynchronous call: where to look for its end.
+
+    Args:
+        execution: the record; of the first one under the id, which may have ended.
+        estimate_ms: how long an execution of its task takes.
+    """
+    answer = invoked(execution)
+    answer.status_endpoint = f"/api/v1/executions/{quote(execution.execution_id, safe='')}/status"
+    if not execution.status.terminal:
+        answer.success = True
+        answer.message = "accepted"
+        answer.estimated_completion_ms = estimate_ms
+    return answer
 
 
 def refused(error: AtlatlError, execution_id: str, task_id: str) -> pb.InvokeFunctionResponse:

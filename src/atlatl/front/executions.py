@@ -16,6 +16,8 @@ from atlatl.front.answers import (
     page_parameters,
     read_json,
     text_parameter,
+    unless_gone,
+    wait_parameter,
 )
 from atlatl.front.auth import Scope
 from atlatl.front.invoke import answer
@@ -61,9 +63,9 @@ class Executions:
         filters = ("task", "status", "limit", "start_after")
         return [
             Endpoint("GET", every, self.listing, Scope.DEPLOY, filters),
-            Endpoint("GET", one, self.show, Scope.CALL),
-            Endpoint("GET", one + "/status", self.status, Scope.CALL),
-            Endpoint("GET", one + "/result", self.result, Scope.CALL, answers=_RESULTS),
+            Endpoint("GET", one, self.show, Scope.CALL, ("wait",)),
+            Endpoint("GET", one + "/status", self.status, Scope.CALL, ("wait",)),
+            Endpoint("GET", one + "/result", self.result, Scope.CALL, ("wait",), answers=_RESULTS),
             Endpoint("GET", one + "/logs", self.logs, Scope.INVOKE),
             Endpoint("POST", one + "/cancel", self.cancel, Scope.INVOKE, body=_CANCELLATION),
         ]
@@ -80,21 +82,28 @@ class Executions:
 
     async def show(self, request: Request) -> Response:
         """Shows the record of one execution."""
-        return json_answer(execution_row(await self._service.execution(request.path_params["id"])))
+        return json_answer(execution_row(await self._awaited(request)))
 
     async def status(self, request: Request) -> Response:
         """Answers as GetExecutionStatus does, in proto3 JSON."""
-        execution = await self._service.execution(request.path_params["id"])
+        execution = await self._awaited(request)
         message = codec.execution_status(execution, include_logs=False)
         return json_answer(to_json(message))
 
     async def result(self, request: Request) -> Response:
         """Answers as the call itself was answered; 202 with the record while it goes on."""
-        execution = await self._service.execution(request.path_params["id"])
+        execution = await self._awaited(request)
         if not execution.status.terminal:
             return json_answer(execution_row(execution), status=202, headers={"Retry-After": "1"})
         _check_kept(execution)
         return answer(execution)
+
+    async def _awaited(self, request: Request) -> Execution:
+        """The record; with `wait`, as it is at its end or when that time is over."""
+        execution_id, wait_s = request.path_params["id"], wait_parameter(request)
+        if not wait_s:
+            return await self._service.execution(execution_id)
+        return await unless_gone(request, self._service.wait(execution_id, wait_s))
 
     async def logs(self, request: Request) -> Response:
         """Shows what an execution printed, and the traceback if it raised."""
@@ -131,7 +140,7 @@ def _check_kept(execution: Execution) -> None:
     if succeeded and execution.outcome and execution.outcome.result is None:
         raise ExecutionNotFound(
             f"the result of execution {execution.execution_id!r} is not kept any more; results "
-            "of calls with an `Idempotency-Key` are kept longest"
+            "of async calls, and of calls with an `Idempotency-Key`, are kept longest"
         )
 
 

@@ -134,7 +134,11 @@ class GrpcServer:
     async def _answer(self, rpc: Unary, content: bytes, context: Context) -> Message:
         exchange = self._exchange(context)
         exchange.require(rpc.scope)
-        return await rpc.answer(exchange, _decoded(rpc.request, content))
+        answer = await rpc.answer(exchange, _decoded(rpc.request, content))
+        held = self._service.hold_answer(answer.ByteSize())
+        # The RPC is done when its answer is out, or nobody waits for it any more.
+        context.add_done_callback(lambda _: held.release())  # type: ignore[arg-type]
+        return answer
 
     async def _stream(self, content: bytes, context: Context) -> None:
         await _guarded(context, self._stream_out(content, context))

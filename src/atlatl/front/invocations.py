@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +10,10 @@ from google.protobuf import json_format
 from starlette.requests import Request
 from starlette.responses import Response
 
-from atlatl.errors import Cancelled, InvalidRequest
+from atlatl.errors import InvalidRequest
 from atlatl.front import rpcs
 from atlatl.front.access import Gate
-from atlatl.front.answers import address, bounded, json_answer, read_json
+from atlatl.front.answers import address, bounded, json_answer, read_json, unless_gone
 from atlatl.front.auth import Scope
 from atlatl.front.calls import headers_of
 from atlatl.front.codec import EXECUTION_DATA
@@ -61,32 +59,11 @@ class Invocations:
             headers_of(request.headers.raw, without=frozenset()),
             partial(self._gate.check, request),
         )
-        answer = await _unless_gone(request, rpcs.invoke_function(exchange, message))
+        answer = await unless_gone(request, rpcs.invoke_function(exchange, message))
         tree = to_json(answer)
         if tree["status_endpoint"]:
             tree["status_endpoint"] = address(request) + tree["status_endpoint"]
         return json_answer(tree)
-
-
-async def _unless_gone(
-    request: Request, work: Coroutine[Any, Any, pb.InvokeFunctionResponse]
-) -> pb.InvokeFunctionResponse:
-    """The answer, for as long as somebody waits for it."""
-    answering = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise Cancelled("the caller hung up")
-        return answering.result()
-    finally:
-        answering.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def request_from_json(body: bytes) -> pb.InvokeFunctionRequest:

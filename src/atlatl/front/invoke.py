@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Send
@@ -19,10 +20,12 @@ from atlatl.front.answers import address, bounded, json_answer
 from atlatl.front.auth import Scope
 from atlatl.front.calls import accepts, call_from, headers_of, prefers_async
 from atlatl.front.problems import MethodNotAllowed, RouteNotFound, StreamCut, problem_response
+from atlatl.front.reading import Reading
 from atlatl.front.routes import ANY_METHOD, Endpoint
 from atlatl.front.rows import execution_row
 from atlatl.front.streaming import Chunked, ServerSentEvents
 from atlatl.model import Call, Execution, HttpRequest, Mode, Result, Shape
+from atlatl.service import HANG_UP_GRACE_S
 
 if TYPE_CHECKING:
     from atlatl.engine.ticket import Ticket
@@ -82,7 +85,7 @@ class Functions:
             new_execution_id=self._service.new_execution_id(),
         )
         if call.mode is Mode.ASYNC:
-            return self._accepted(request, await self._service.submit(call))
+            return self._accepted(request, await self._service.accept(call))
         if call.mode is Mode.STREAM:
             return StreamAnswer(
                 self._service, call, as_events=accepts(whole.headers, "text/event-stream")
@@ -143,14 +146,13 @@ class StreamAnswer:
         self._form: Chunked | ServerSentEvents = ServerSentEvents() if as_events else Chunked()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        items: asyncio.Queue[Result | Execution] = asyncio.Queue()
-        ticket = self._service.start(self._call, items.put_nowait, items.put_nowait)
-        async with cancelled_with_caller(receive, self._call, ticket):
-            first = await items.get()
-            if isinstance(first, Execution):
-                await self._without_items(first)(scope, receive, send)
-            else:
-                await self._with_items(first, items, ticket, send)
+        with Reading(self._service, self._call) as reading:
+            async with cancelled_with_caller(receive, self._call, reading.ticket):
+                first = await reading.next()
+                if isinstance(first, Execution):
+                    await self._without_items(first)(scope, receive, send)
+                else:
+                    await self._with_items(first, reading, send)
 
     def _without_items(self, execution: Execution) -> Response:
         outcome = execution.outcome
@@ -161,22 +163,21 @@ class StreamAnswer:
             headers=execution_headers(execution), media_type=self._form.media_type(None)
         )
 
-    async def _with_items(
-        self, first: Result, items: asyncio.Queue[Result | Execution], ticket: Ticket, send: Send
-    ) -> None:
+    async def _with_items(self, first: Result, reading: Reading, send: Send) -> None:
         headers = {
             "content-type": self._form.media_type(first),
             "cache-control": "no-store",
             "x-accel-buffering": "no",
-            "atlatl-execution-id": self._call.execution_id,
+            # What is known by now: not how long it takes, even if it has ended meanwhile.
+            **execution_headers(replace(reading.ticket.view(), outcome=None)),
         }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         item: Result | Execution = first
         while isinstance(item, Result):
             await _send_body(send, self._form.item(item))
-            ticket.credit(len(item.body))
-            item = await items.get()
+            reading.sent()
+            item = await reading.next()
         await self._end(item, send)
 
     async def _end(self, execution: Execution, send: Send) -> None:
@@ -208,7 +209,7 @@ async def cancelled_with_caller(
     try:
         yield
     except asyncio.CancelledError:
-        ticket.cancel("the connection was closed")
+        ticket.cancel("the connection was closed", grace_s=HANG_UP_GRACE_S)
         raise
     finally:
         listener.cancel()
@@ -217,7 +218,7 @@ async def cancelled_with_caller(
 async def _cancel_when_gone(receive: Receive, ticket: Ticket) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    ticket.cancel("the caller hung up")
+    ticket.cancel("the caller hung up", grace_s=HANG_UP_GRACE_S)
 
 
 def answer(execution: Execution) -> Response:

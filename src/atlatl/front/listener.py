@@ -29,7 +29,7 @@ class HttpListener:
         self._settings = settings
         self._config = uvicorn.Config(
             app,
-            http=protocol(settings.header_timeout_s),
+            http=protocol(settings),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from http import HTTPStatus
 from typing import Any
 
@@ -14,13 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from atlatl.errors import AtlatlError, Cancelled, PayloadTooLarge, Unauthenticated
+from atlatl.problem import MEDIA_TYPE, problem
 
 log = logging.getLogger(__name__)
-
-MEDIA_TYPE = "application/problem+json"
-
-PROBLEM_TYPE = "urn:atlatl:problem:"
-"""The class of the error follows: finer than `code`, which several classes share."""
 
 
 class StreamCut(Exception):
@@ -51,27 +46,6 @@ class RouteNotFound(AtlatlError):
     http_status = 404
     grpc_status = "NOT_FOUND"
     outcome = "invalid"
-
-
-def problem(error: AtlatlError, *, execution_id: str | None = None, **more: Any) -> dict[str, Any]:
-    """The problem document of an error. `error.detail` (a traceback) is never in it.
-
-    Args:
-        error: what went wrong.
-        execution_id: of the call that failed, if it was one.
-        more: further members.
-    """
-    words = re.findall("[A-Z][a-z]*", type(error).__name__)
-    return {
-        "type": PROBLEM_TYPE + "-".join(words).lower(),
-        "title": " ".join(words).capitalize(),
-        "status": error.http_status,
-        "detail": error.message,
-        "code": error.code,
-        "execution_id": execution_id,
-        "retryable": error.retryable,
-        **more,
-    }
 
 
 def problem_headers(error: AtlatlError) -> dict[str, str]:

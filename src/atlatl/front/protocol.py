@@ -1,4 +1,7 @@
-"""Uvicorn's HTTP protocol, stricter: a head is bounded in time and size, an upgrade is no end."""
+"""Uvicorn's HTTP protocol, stricter.
+
+A head is bounded in time and size, a body has to keep coming, and an upgrade is no end.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,18 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from atlatl.errors import AtlatlError, InvalidRequest
-from atlatl.front.problems import MEDIA_TYPE, problem
+from atlatl.problem import MEDIA_TYPE, problem
+from atlatl.settings import HttpSettings
 
 MAX_HEAD_BYTES = 65_536
 """Request line, header fields and trailers; a chunk's extensions have as much again."""
 
 FIELD_OVERHEAD_BYTES = 4
 """Colon, space and line break, which the parser does not hand on."""
+
+
+MIN_BODY_BYTES_PER_S = 500
+"""A byte now and then must not hold a connection for ever; a slow modem is ten times faster."""
 
 
 class HeadTooLarge(AtlatlError):
@@ -29,11 +37,22 @@ class HeadTooLarge(AtlatlError):
     outcome = "invalid"
 
 
-def protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
-    """The protocol, closing a connection whose request head takes longer than this."""
+class BodyTooSlow(AtlatlError):
+    """The body of a request stopped coming, or comes byte by byte."""
+
+    code = "REQUEST_TIMEOUT"
+    http_status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
+    retryable = True
+    outcome = "invalid"
+
+
+def protocol(settings: HttpSettings) -> type[HttpToolsProtocol]:
+    """The protocol with the time limits of these settings."""
 
     class Protocol(BoundedProtocol):
-        head_timeout_s = header_timeout_s
+        head_timeout_s = settings.header_timeout_s
+        body_timeout_s = settings.body_timeout_s
 
     return Protocol
 
@@ -44,6 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     head_timeout_s: float
+    body_timeout_s: float
 
     _head_timer: asyncio.TimerHandle | None = None
     _in_head = True
@@ -51,6 +71,12 @@ class BoundedProtocol(HttpToolsProtocol):
     _idle_bytes = 0
     """Received since a head was complete or a piece of a body came."""
     _too_large = False
+    _in_body = False
+    _body_timer: asyncio.TimerHandle | None = None
+    _body_until = 0.0
+    """When the body that is coming in has no time left."""
+    _body_bytes = 0
+    """Of it, that have bought no time yet."""
     _again = False
     """A head goes through a second parser: it has been seen already."""
 
@@ -60,6 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
+        self._body_arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -77,6 +104,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._idle_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._too_large = True
             self.send_400_response("")
+        if self._in_body:
+            self._give_time()
 
     def _feed(self, data: memoryview) -> None:
         while data:
@@ -131,22 +160,26 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._again:
             return
         self._in_head = False
+        self._in_body = True
         self._idle_bytes = 0
         self._head_arrived()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
+            self._body_arrived()
             super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """Says what is wrong with the bytes that came, and closes the connection."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(_last_words(self._fault()))
+        self._body_arrived()
         self.transport.close()
 
     def _fault(self) -> AtlatlError:
@@ -172,6 +205,47 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+    def _give_time(self) -> None:
+        """A body begins with `body_timeout_s`, and buys more of it with each byte that comes.
+
+        It never has more than `body_timeout_s` in hand. So a large body may take its time, and
+        one that stops coming, or falls behind `MIN_BODY_BYTES_PER_S` for that long, is cut off.
+        """
+        now = self.loop.time()
+        full = now + self.body_timeout_s
+        if self._body_timer is None:
+            self._body_until = full
+            self._body_timer = self.loop.call_at(full, self._body_due)
+        else:
+            bought = self._body_bytes / MIN_BODY_BYTES_PER_S
+            self._body_until = min(full, self._body_until + bought)
+        self._body_bytes = 0
+
+    def _body_due(self) -> None:
+        """The timer is not moved with each piece; here it turns out whether time is left."""
+        now = self.loop.time()
+        if self.flow.read_paused:  # it is we who do not take it
+            self._body_until = now + self.body_timeout_s
+        if self._body_until > now:
+            self._body_timer = self.loop.call_at(self._body_until, self._body_due)
+            return
+        self._body_timer = None
+        if not self.cycle.response_started:
+            self.transport.write(_last_words(self._slowness()))
+        self.transport.close()
+
+    def _slowness(self) -> BodyTooSlow:
+        return BodyTooSlow(
+            f"the body of the request fell {self.body_timeout_s:g} s (`http.body_timeout_s`) "
+            f"behind {MIN_BODY_BYTES_PER_S} bytes a second; send it again"
+        )
+
+    def _body_arrived(self) -> None:
+        self._in_body, self._body_bytes = False, 0
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
 
 def _last_words(error: AtlatlError) -> bytes:

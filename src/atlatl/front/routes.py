@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from atlatl.front.answers import MAX_WAIT_S
 from atlatl.front.auth import Scope
 from atlatl.front.problems import MethodNotAllowed
 from atlatl.model import ExecutionStatus
@@ -155,6 +156,7 @@ _QUERY: dict[str, dict[str, Any]] = {
     "status": {"type": "string", "enum": ["", *(status.value for status in ExecutionStatus)]},
     "time_range_hours": _COUNT,
     "timeout_ms": _COUNT,
+    "wait": {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S},
     "window": {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?[sm]?$"},
 }
 """What a query parameter of that name takes, at every path; the others are texts."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from atlatl.engine.views import BreakerView, Deployment, InstanceView, PoolView, TaskView
-from atlatl.model import Execution, Task
+from atlatl.model import DeadLetter, Execution, Task
 
 Row = dict[str, Any]
 
@@ -47,6 +47,15 @@ def execution_row(execution: Execution) -> Row:
         "cold_start": execution.cold_start,
         "trace_id": execution.trace_id,
         "metadata": execution.metadata,
+    }
+
+
+def dead_letter_row(letter: DeadLetter) -> Row:
+    """The record of an execution that failed for good, and when it was given up."""
+    return {
+        **execution_row(letter.execution),
+        "attempts": letter.execution.attempt,
+        "died_at": timestamp(letter.died_at),
     }
 
 

@@ -6,7 +6,6 @@ answer whose `result` says so. An error is raised only where there is no answer 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +24,7 @@ from atlatl.errors import (
 from atlatl.front import codec, reports
 from atlatl.front.auth import Scope
 from atlatl.front.proto import function_pb2 as pb
+from atlatl.front.reading import Reading
 from atlatl.model import Call, Execution, Mode, OutcomeKind, Result
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ async def invoke_function(
         call = codec.call(request, mode, execution_id, exchange.headers)
         call, task_id = await _addressed(exchange, request, call)
         if mode is Mode.ASYNC:
-            return codec.accepted(await exchange.service.submit(call))
+            accepted = await exchange.service.accept(call)
+            estimate_ms = exchange.service.estimated_completion_ms(call.task_name)
+            return codec.accepted(accepted, estimate_ms)
         execution = await exchange.service.call(call)
     except (Unauthenticated, PermissionDenied, Draining):
         raise
@@ -114,21 +116,17 @@ async def stream_function(
     execution_id = codec.wanted_id(request) or service.new_execution_id()
     call = codec.call(request, Mode.STREAM, execution_id, exchange.headers)
     call, _ = await _addressed(exchange, request, call)
-    items: asyncio.Queue[Result | Execution] = asyncio.Queue()
-    ticket = service.start(call, items.put_nowait, items.put_nowait)
     streamed = False
-    try:
-        while isinstance(item := await items.get(), Result):
+    with Reading(service, call) as reading:
+        while isinstance(item := await reading.next(), Result):
             await write(codec.stream_item(execution_id, item))
-            # Written means that the client has room: so one that reads slowly slows its function.
-            ticket.credit(len(item.body))
+            reading.sent()
             streamed = True
-    except BaseException:
-        ticket.cancel("the caller went away")
-        raise
     if not streamed:
         _raise_if_refused(item)
-    await write(codec.stream_end(item, with_result=not streamed))
+    last = codec.stream_end(item, with_result=not streamed)
+    with service.hold_answer(last.ByteSize()):
+        await write(last)
 
 
 def _raise_if_refused(execution: Execution) -> None:

@@ -7,8 +7,8 @@ import base64
 import msgspec
 
 from atlatl.errors import AtlatlError
-from atlatl.front.problems import problem
 from atlatl.model import Result
+from atlatl.problem import problem
 
 
 class ServerSentEvents:

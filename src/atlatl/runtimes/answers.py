@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
@@ -27,6 +28,9 @@ from atlatl_worker.results import ResultError, check_response
 
 KINDS = {wire.JSON: "json", wire.TEXT: "text", wire.BYTES: "bytes"}
 
+LARGEST_MEMORY_BYTES = 2**53
+"""More than any machine has, and still exact in JSON."""
+
 _ERRORS: dict[str, type[AtlatlError]] = {
     "raised": FunctionRaised,
     "result": ResultInvalid,
@@ -41,6 +45,7 @@ class Told(msgspec.Struct):
     """Metadata of a REPLY or END."""
 
     run_s: float = 0.0
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_MEMORY_BYTES)] = 0
     printed: tuple[int, int] | None = None
     """Where in the output file the call's output stands."""
     output: str = ""
@@ -122,13 +127,20 @@ def outcome(
     run_s = max(0.0, about.run_s)
     if frame.content == wire.ERROR:
         error = fault(frame)
-        return failed(error, output=output, instance_id=instance_id, run_s=run_s)
+        return failed(
+            error,
+            output=output,
+            instance_id=instance_id,
+            run_s=run_s,
+            memory_bytes=about.memory_bytes,
+        )
     return Outcome(
         kind=OutcomeKind.SUCCESS,
         result=value,
         output=output,
         instance_id=instance_id,
         run_s=run_s,
+        memory_bytes=about.memory_bytes,
     )
 
 

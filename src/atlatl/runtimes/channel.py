@@ -68,6 +68,8 @@ class Channel:
         self._last_id = 0
         self._expected = False
         """Its end is our doing."""
+        self._memory_bytes = 0
+        """As it said last."""
 
     # --- beginning ---
 
@@ -145,31 +147,41 @@ class Channel:
         flight.outstanding = max(0, flight.outstanding - cost)
         self._link.write(wire.encode_credit(flight.request_id, cost))
 
-    def cancel(self, execution_id: str, *, force: bool = False) -> None:
+    def cancel(self, execution_id: str, *, grace_s: float | None = None) -> None:
         """Ends the work of one call; see `ports.InstanceChannel.cancel`.
 
-        With `force` its coroutine gets no grace, and the event loop just long enough to show
-        that it turns: what the other calls in the instance depend on.
+        One of several gets no grace with 0, and their event loop just long enough to show that
+        it turns: what the other calls in the instance depend on.
         """
         flight = self._flights.by_execution(execution_id)
-        if flight is None:
-            return
-        self._end_work(flight, Cancelled("the call was cancelled"), force=force)
+        if flight is not None:
+            self._end_work(flight, Cancelled("the call was cancelled"), grace_s)
 
-    def _end_work(self, flight: Flight, verdict: AtlatlError, *, force: bool) -> None:
-        first = flight.verdict is None
+    def _end_work(self, flight: Flight, verdict: AtlatlError, grace_s: float | None) -> None:
         flight.verdict = flight.verdict or verdict
-        flight.overdue = flight.overdue or force
-        if len(self._flights) == 1:
+        if len(self._flights) > 1:
+            self._end_one_of_several(flight, grace_s)
+        elif grace_s:
+            self._ask_to_end(flight)
+            self._loop.call_later(grace_s, self._grace_over, flight)
+        else:
             self._kill_for_cancelled("a call was cancelled")
-            return
-        if first:
-            self._link.write(wire.encode(wire.CANCEL, flight.request_id))
+
+    def _end_one_of_several(self, flight: Flight, grace_s: float | None) -> None:
+        assert self._task is not None
+        if grace_s is None:
+            grace_s = self._task.settings.cancel_grace_s
+        flight.overdue = flight.overdue or grace_s == 0
+        self._ask_to_end(flight)
+        if flight.pong is None:
             flight.pong = self._send_ping()
-        if first or force:
-            grace_s = self._task.settings.cancel_grace_s if self._task and not force else 0.0
-            self._loop.call_later(max(grace_s, LOOP_GRACE_S), self._grace_over, flight)
+        self._loop.call_later(max(grace_s, LOOP_GRACE_S), self._grace_over, flight)
         self._kill_if_all_overdue()
+
+    def _ask_to_end(self, flight: Flight) -> None:
+        if not flight.asked_to_end:
+            flight.asked_to_end = True
+            self._link.write(wire.encode(wire.CANCEL, flight.request_id))
 
     def _grace_over(self, flight: Flight) -> None:
         """A coroutine that ignores its cancellation stays until the others have finished."""
@@ -283,6 +295,7 @@ class Channel:
             "output": self._take_rest() if self._flights.undisturbed(flight) else b"",
             "instance_id": self.id,
             "run_s": max(0.0, self._clock() - flight.sent_at),
+            "memory_bytes": self._memory_bytes,
         }
 
     def _take_rest(self) -> bytes:
@@ -334,7 +347,7 @@ class Channel:
             on_chunk(item)
         except Exception:
             log.exception("the reader of execution %s failed", flight.execution_id)
-            self._end_work(flight, Cancelled("the reader of the stream failed"), force=True)
+            self._end_work(flight, Cancelled("the reader of the stream failed"), 0.0)
 
     def _join(self, flight: Flight, item: Result) -> None:
         flight.joined.add(item)
@@ -345,13 +358,14 @@ class Channel:
                 f"the items of the stream together are over the limit of {limit} bytes "
                 "(`confinement.response_bytes`); call it as a stream"
             )
-            self._end_work(flight, error, force=True)
+            self._end_work(flight, error, 0.0)
         else:
             self._credit(flight, len(item.body))
 
     def _take_answer(self, flight: Flight, frame: wire.Frame) -> None:
         assert self._task is not None
         about = answers.told(frame)
+        self._memory_bytes = about.memory_bytes
         limit = self._task.settings.confinement.output_bytes
         output = answers.output(about, self._link.output, limit)
         value: Result | None = None
@@ -365,7 +379,11 @@ class Channel:
         outcome = answers.outcome(frame, about, value, output, self.id)
         if flight.verdict is not None:
             outcome = failed(
-                flight.verdict, output=output, instance_id=self.id, run_s=outcome.run_s
+                flight.verdict,
+                output=output,
+                instance_id=self.id,
+                run_s=outcome.run_s,
+                memory_bytes=outcome.memory_bytes,
             )
         if about.printed is not None and len(self._flights) == 1:
             self._link.output.rewind()

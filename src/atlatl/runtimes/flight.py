@@ -18,6 +18,7 @@ class Flight:
     """What the channel keeps about one call."""
 
     __slots__ = (
+        "asked_to_end",
         "done",
         "execution_id",
         "joined",
@@ -42,6 +43,7 @@ class Flight:
         self.outstanding = 0
         self.verdict: AtlatlError | None = None
         """Why its work is being ended; what it answers does not matter any more."""
+        self.asked_to_end = False
         self.overdue = False
         """It had its time to end by itself."""
         self.pong: asyncio.Future[None] | None = None

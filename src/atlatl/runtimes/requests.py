@@ -8,7 +8,6 @@ import msgspec
 
 from atlatl.errors import InvalidRequest
 from atlatl.model import Call, Encoded, HttpRequest, Shape, Task
-from atlatl.settings import check_environment
 from atlatl_worker import wire
 
 
@@ -42,7 +41,6 @@ def call_frame(
         meta["traceparent"] = call.traceparent
     try:
         if call.environment:
-            check_environment(call.environment)
             meta["environment"] = call.environment
         return wire.encode(wire.CALL, request_id, msgspec.json.encode(meta), encoded.body)
     except ValueError as error:

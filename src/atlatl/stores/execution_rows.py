@@ -20,6 +20,9 @@ from atlatl.model import (
     Result,
 )
 
+QUEUED = 2
+"""`promised` of a record whose execution is in the queue: no bound removes it."""
+
 _LEAVES = {
     name: leaf
     for name, leaf in inspect.getmembers(errors, inspect.isclass)
@@ -68,19 +71,28 @@ def payload_of(record: ExecutionRecord) -> tuple[bytes | None, bytes]:
     return None if outcome.result is None else outcome.result.body, outcome.output
 
 
-def execution_row(record: ExecutionRecord) -> dict[str, Any]:
-    """The row, with all bytes in it."""
+def execution_row(record: ExecutionRecord, promised: int | None = None) -> dict[str, Any]:
+    """The row, with all bytes in it; `promised` is the record's own unless it is given."""
+    execution = record.execution
+    return end_row(record, promised) | {
+        "task_name": execution.task_name,
+        "mode": execution.mode.value,
+        "queued_at": execution.queued_at,
+        "metadata": _json({clean(k): clean(v) for k, v in execution.metadata.items()}),
+        "fingerprint": record.fingerprint,
+    }
+
+
+def end_row(record: ExecutionRecord, promised: int | None = None) -> dict[str, Any]:
+    """The id, and the columns that an execution's way to its end changes."""
     execution = record.execution
     body, output = payload_of(record)
     return {
         "execution_id": execution.execution_id,
         "task_id": execution.task_id,
-        "task_name": execution.task_name,
         "function_name": clean(execution.function_name),
-        "mode": execution.mode.value,
         "status": execution.status.value,
         "attempt": execution.attempt,
-        "queued_at": execution.queued_at,
         "started_at": execution.started_at,
         "completed_at": execution.completed_at,
         "queue_s": execution.queue_s,
@@ -88,10 +100,8 @@ def execution_row(record: ExecutionRecord) -> dict[str, Any]:
         "version": execution.version,
         "cold_start": execution.cold_start,
         "trace_id": clean(execution.trace_id),
-        "metadata": _json({clean(k): clean(v) for k, v in execution.metadata.items()}),
-        "fingerprint": record.fingerprint,
         "interrupted": record.interrupted,
-        "promised": record.promised,
+        "promised": record.promised if promised is None else promised,
         "outcome": None if execution.outcome is None else outcome_json(execution.outcome),
         "n_bytes": len(body or b"") + len(output),
         "result_file": None,

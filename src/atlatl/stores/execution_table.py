@@ -7,6 +7,7 @@ did; what a crash leaves over is swept at the next start.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import sqlite3
@@ -17,7 +18,13 @@ from typing import Any
 
 from atlatl.errors import ArtifactNotFound, ChecksumMismatch, StoreUnavailable
 from atlatl.model import Execution, ExecutionRecord, ExecutionStatus, Outcome, Place
-from atlatl.stores.execution_rows import clean, execution_of, execution_row, outcome_json
+from atlatl.stores.execution_rows import (
+    clean,
+    end_row,
+    execution_of,
+    execution_row,
+    outcome_json,
+)
 from atlatl.stores.files import BlobFiles
 
 INLINE_BYTES = 65_536
@@ -56,21 +63,35 @@ class ExecutionTable:
 
     def prepare(self, records: Iterable[ExecutionRecord]) -> Batch:
         """Makes rows of records; many bytes are on the disk when this returns."""
+        return self._batch(execution_row(record) for record in records)
+
+    async def prepare_end(self, record: ExecutionRecord, promised: int) -> Batch:
+        """Makes the row of an execution's end; a thread of its own writes many bytes."""
+        row = end_row(record, promised)
+        if not (self.is_large(row["result"]) or self.is_large(row["output"])):
+            return Batch([row])
+        return await asyncio.to_thread(self._batch, [row])
+
+    def _batch(self, rows: Iterable[dict[str, Any]]) -> Batch:
         batch = Batch()
         try:
-            for record in records:
-                row = execution_row(record)
+            for row in rows:
                 for column in ("result", "output"):
-                    self._move_to_file(row, column, batch)
+                    self.move_to_file(row, column, batch)
                 batch.rows.append(row)
         except BaseException:
             batch.discard()
             raise
         return batch
 
-    def _move_to_file(self, row: dict[str, Any], column: str, batch: Batch) -> None:
+    def is_large(self, content: bytes | None) -> bool:
+        """Whether the bytes go into a file."""
+        return content is not None and len(content) > INLINE_BYTES
+
+    def move_to_file(self, row: dict[str, Any], column: str, batch: Batch) -> None:
+        """Puts the bytes of a column into a file when they are many."""
         content = row[column]
-        if content is None or len(content) <= INLINE_BYTES:
+        if not self.is_large(content):
             return
         checksum = hashlib.sha256(content).hexdigest()
         batch.staged.append((self._files.stage(content), checksum))
@@ -83,15 +104,29 @@ class ExecutionTable:
         named = connection.execute(self._sql["output_files"])
         self._files.sweep({row["checksum"] for row in named})
 
-    def claim(self, connection: sqlite3.Connection, record: ExecutionRecord) -> bool:
+    def claim(self, connection: sqlite3.Connection, row: dict[str, Any]) -> bool:
         """False when the id is taken."""
-        row = execution_row(record)
         return connection.execute(self._sql["claim_execution"], row).rowcount > 0
 
     def put(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        self.publish(batch)
+        connection.executemany(self._sql["put_execution"], batch.rows)
+
+    def end(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        """Writes ends into records that are there."""
+        self.publish(batch)
+        connection.executemany(self._sql["end_execution"], batch.rows)
+
+    def reopen(self, connection: sqlite3.Connection, entry: sqlite3.Row) -> set[str]:
+        """Makes an ended execution PENDING again; returns the files of its end."""
+        values = {name: entry[name] for name in ("execution_id", "task_id", "attempt")}
+        files = connection.execute(self._sql["ended_files"], values).fetchone()
+        connection.execute(self._sql["reopen_execution"], values)
+        return set(files or ()) - {None}
+
+    def publish(self, batch: Batch) -> None:
         for staged, checksum in batch.staged:
             self._files.publish(staged, checksum)
-        connection.executemany(self._sql["put_execution"], batch.rows)
 
     def end_unfinished(
         self, connection: sqlite3.Connection, outcome: Outcome, completed_at: float
@@ -104,8 +139,11 @@ class ExecutionTable:
         return connection.execute(self._sql["end_unfinished"], values).rowcount
 
     def forget(self, connection: sqlite3.Connection, task_id: str) -> Removed:
-        rows = connection.execute(self._sql["forget_executions"], {"task_id": task_id}).fetchall()
-        return _removed(rows)
+        """Removes the records of a task and its dead letters, but nothing that goes on."""
+        task = {"task_id": task_id}
+        dead = connection.execute(self._sql["forget_dead_letters"], task).fetchall()
+        rows = connection.execute(self._sql["forget_executions"], task).fetchall()
+        return _removed(rows, dead)
 
     def prune(self, connection: sqlite3.Connection, bounds: dict[str, float]) -> Removed:
         """Removes at most `PRUNED_AT_ONCE` rows; none when all bounds are kept."""
@@ -124,7 +162,10 @@ class ExecutionTable:
         return connection.execute(self._sql[name], values | {"limit": PRUNED_AT_ONCE}).fetchall()
 
     def remove_unnamed(self, connection: sqlite3.Connection, files: Iterable[str]) -> None:
-        """Removes files unless a row names them, also one that was written since."""
+        """Removes files unless a row names them, also one that was written since.
+
+        Not inside a transaction: what is undone brings no file back.
+        """
         for checksum in files:
             found = connection.execute(self._sql["output_file"], {"checksum": checksum})
             if found.fetchone() is None:
@@ -186,6 +227,11 @@ class ExecutionTable:
         return [execution_of(row) for row in connection.execute(self._sql["executions"], values)]
 
 
-def _removed(rows: Sequence[sqlite3.Row]) -> Removed:
+def call_files(rows: Iterable[sqlite3.Row]) -> set[str]:
+    """Files that rows of the queue named which are gone."""
+    return {row["call_file"] for row in rows} - {None}
+
+
+def _removed(rows: Sequence[sqlite3.Row], calls: Iterable[sqlite3.Row] = ()) -> Removed:
     named = {row[column] for row in rows for column in ("result_file", "output_file")}
-    return Removed([row["execution_id"] for row in rows], named - {None})
+    return Removed([row["execution_id"] for row in rows], call_files(calls) | (named - {None}))

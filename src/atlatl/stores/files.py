@@ -87,16 +87,16 @@ class BlobFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
 
     def open(self) -> None:
-        make_private_directory(self._directory)
+        make_private_directory(self.directory)
 
     def stage(self, content: bytes) -> Path:
         """Writes the bytes durably under a name of their own."""
         with (
-            _naming(self._directory),
-            tempfile.NamedTemporaryFile(prefix=".new-", dir=self._directory, delete=False) as file,
+            _naming(self.directory),
+            tempfile.NamedTemporaryFile(prefix=".new-", dir=self.directory, delete=False) as file,
         ):
             staged = Path(file.name)
             try:
@@ -116,7 +116,7 @@ class BlobFiles:
         except FileNotFoundError:
             if not final.exists():
                 raise
-        sync_directory(self._directory)
+        sync_directory(self.directory)
 
     def read(self, checksum: str) -> bytes:
         """The bytes, verified.
@@ -142,11 +142,11 @@ class BlobFiles:
 
     def published(self) -> list[str]:
         """Names of the blobs that are there."""
-        return [path.name for path in self._directory.iterdir() if _CHECKSUM.fullmatch(path.name)]
+        return [path.name for path in self.directory.iterdir() if _CHECKSUM.fullmatch(path.name)]
 
     def sweep(self, wanted: Collection[str]) -> None:
         """Removes all files but the wanted ones."""
-        for path in self._directory.iterdir():
+        for path in self.directory.iterdir():
             if path.name not in wanted:
                 with contextlib.suppress(IsADirectoryError):  # not ours
                     path.unlink()
@@ -154,4 +154,4 @@ class BlobFiles:
     def _path(self, checksum: str) -> Path:
         if not _CHECKSUM.fullmatch(checksum):
             raise ArtifactNotFound(f"{checksum!r} is no SHA-256 of stored bytes")
-        return self._directory / checksum
+        return self.directory / checksum

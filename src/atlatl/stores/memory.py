@@ -20,6 +20,7 @@ from atlatl.model import (
     Task,
     place_of,
 )
+from atlatl.stores.memory_queue import MemoryQueue, without_payload
 
 Identity = tuple[str, str, str]
 
@@ -37,6 +38,7 @@ class MemoryStore:
         self._artifacts: dict[Identity, Artifact] = {}
         self._blobs: dict[str, bytes] = {}
         self._records: dict[str, ExecutionRecord] = {}
+        self.queue = MemoryQueue(self._records, self._require_open)
 
     async def open(self) -> None:
         self._open = True
@@ -98,7 +100,9 @@ class MemoryStore:
 
     async def put_executions(self, records: Sequence[ExecutionRecord]) -> None:
         self._require_open()
-        self._records.update({record.execution.execution_id: record for record in records})
+        for record in records:
+            if record.execution.execution_id not in self.queue:
+                self._records[record.execution.execution_id] = record
 
     async def execution(self, execution_id: str) -> ExecutionRecord | None:
         self._require_open()
@@ -116,7 +120,7 @@ class MemoryStore:
             and (before is None or place_of(execution) < before)
         ]
         newest_first = sorted(found, key=place_of, reverse=True)
-        return [_without_payload(execution) for execution in newest_first[:limit]]
+        return [without_payload(execution) for execution in newest_first[:limit]]
 
     async def end_unfinished(self, outcome: Outcome, completed_at: float) -> int:
         self._require_open()
@@ -134,10 +138,11 @@ class MemoryStore:
 
     async def forget_executions(self, task_id: str) -> Sequence[str]:
         self._require_open()
+        self.queue.forget_dead(task_id)
         ids = [
             execution_id
             for execution_id, record in self._records.items()
-            if record.execution.task_id == task_id
+            if record.execution.task_id == task_id and execution_id not in self.queue
         ]
         for execution_id in ids:
             del self._records[execution_id]
@@ -151,7 +156,7 @@ class MemoryStore:
         for _, at, execution_id in self._ended():
             if at < ended_before:
                 del self._records[execution_id]
-        n_excess = len(self._records) - keep
+        n_excess = len(self._records) - len(self.queue) - keep
         removable = [end for end in self._ended() if not end[0] or end[1] < spare_since]
         for _, _, execution_id in removable[: max(0, n_excess)]:
             del self._records[execution_id]
@@ -169,7 +174,7 @@ class MemoryStore:
         return sorted(
             (record.promised, record.execution.completed_at, execution_id)
             for execution_id, record in self._records.items()
-            if record.execution.completed_at is not None
+            if record.execution.completed_at is not None and execution_id not in self.queue
         )
 
     def _forget_unnamed_blob(self, checksum: str) -> None:
@@ -179,12 +184,6 @@ class MemoryStore:
     def _require_open(self) -> None:
         if not self._open:
             raise StoreUnavailable("the store is closed: open it before using it")
-
-
-def _without_payload(execution: Execution) -> Execution:
-    if execution.outcome is None:
-        return execution
-    return replace(execution, outcome=replace(execution.outcome, result=None, output=b""))
 
 
 def _payload_bytes(record: ExecutionRecord) -> int:

@@ -16,9 +16,12 @@ def _sql_files() -> Traversable:
 
 @cache
 def statements() -> dict[str, str]:
-    """The statements of `statements.sql` by the names in their `-- name:` lines."""
-    _, *pieces = _NAME.split((_sql_files() / "statements.sql").read_text("utf-8"))
-    return {name: text.strip() for name, text in zip(pieces[::2], pieces[1::2], strict=True)}
+    """The statements of `statements.sql` and `queue.sql` by the names in `-- name:` lines."""
+    found: dict[str, str] = {}
+    for file in ("statements.sql", "queue.sql"):
+        _, *pieces = _NAME.split((_sql_files() / file).read_text("utf-8"))
+        found |= {name: text.strip() for name, text in zip(pieces[::2], pieces[1::2], strict=True)}
+    return found
 
 
 @cache

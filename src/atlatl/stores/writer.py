@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import sqlite3
 import threading
@@ -21,6 +22,9 @@ from atlatl.errors import StoreUnavailable
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
+After = Callable[[sqlite3.Connection, T], None]
+
+log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 256
 BATCH_S = 0.002
@@ -31,11 +35,20 @@ BATCH_S = 0.002
 class _Job:
     operation: Operation[Any]
     future: asyncio.Future[Any]
+    after: After[Any] | None = None
     value: Any = None
     error: Exception | None = None
 
     def run(self, connection: sqlite3.Connection) -> None:
         self.value, self.error = self.operation(connection), None
+
+    def follow(self, connection: sqlite3.Connection) -> None:
+        if self.after is None or self.error is not None:
+            return
+        try:
+            self.after(connection, self.value)
+        except Exception as error:
+            log.warning("what was no longer needed is still there until the next start: %s", error)
 
     def resolve(self) -> None:
         if self.future.done():  # its caller has gone
@@ -71,19 +84,25 @@ class BatchWriter:
         self._thread.start()
         await ready.future
 
-    async def run(self, operation: Operation[T]) -> T:
+    async def run(self, operation: Operation[T], after: After[T] | None = None) -> T:
         """Runs `operation` inside a transaction and returns its value once that is durable.
 
         An operation that raises is undone and fails alone. It may be run a second time after a
         failed group, so its effects outside the database have to bear repetition. A caller
         that is cancelled does not stop it.
 
+        Args:
+            operation: what is to be done.
+            after: removes what nothing needs any more once that is certain: called with the
+                operation's value after the commit, before anything else is written. When it
+                fails it is given up.
+
         Raises:
             StoreUnavailable: the writer is closed.
         """
         if self._thread is None:
             raise StoreUnavailable("the store is closed: open it before using it")
-        job = _Job(operation, self._loop.create_future())
+        job = _Job(operation, self._loop.create_future(), after)
         self._inbox.put(job)
         value: T = await job.future
         return value
@@ -136,6 +155,9 @@ class BatchWriter:
             # was is only known by trying each operation by itself.
             for job in batch:
                 _alone(connection, job)
+        else:
+            for job in batch:
+                job.follow(connection)
         return batch
 
     def _answer(self, batch: list[_Job]) -> None:
@@ -177,3 +199,5 @@ def _alone(connection: sqlite3.Connection, job: _Job) -> None:
         job.error = error
         with contextlib.suppress(sqlite3.Error):  # _begin tries again
             _rollback(connection)
+    else:
+        job.follow(connection)

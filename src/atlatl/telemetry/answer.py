@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import asdict
+
 from atlatl.core.breaker import CircuitState
 from atlatl.core.window import BOUNDS_MS
 from atlatl.telemetry.figures import (
@@ -15,14 +17,17 @@ from atlatl.telemetry.figures import (
     Stats,
     WindowStats,
 )
+from atlatl.telemetry.queues import DurableStats, QueueFigures
 
 
 def answer(
     total: Stats,
     window: WindowStats,
+    durable: DurableStats,
     pools: Sequence[PoolFigures],
     memory: MemoryFigures,
     breakers: BreakersFigures,
+    queue: QueueFigures,
     task: str = "",
 ) -> dict[str, Any]:
     """The body, ready for JSON: units stand in the keys, and no figure is NaN or infinite.
@@ -30,9 +35,11 @@ def answer(
     Args:
         total: since the start, of `task` or of all.
         window: of the last seconds, of the same.
+        durable: what happened to durable executions, of the same.
         pools: of all tasks.
         memory: of all tasks.
         breakers: of all tasks.
+        queue: of all tasks.
         task: the one asked for; empty is all.
     """
     chosen = [pool for pool in pools if not task or pool.task_name == task]
@@ -41,6 +48,7 @@ def answer(
         "window": _window(window),
         "circuit_breaker": _breakers(breakers, task),
         "pool": _pools(chosen),
+        "queue": _queue(queue, durable, task),
     }
 
 
@@ -134,6 +142,20 @@ def _pools(pools: Sequence[PoolFigures]) -> dict[str, Any]:
         "avg_wait_ms": _mean([(pool.avg_wait_ms, pool.total_requests) for pool in pools]),
         "scale_up_count": sum(pool.scale_up_count for pool in pools),
         "scale_down_count": sum(pool.scale_down_count for pool in pools),
+    }
+
+
+def _queue(queue: QueueFigures, durable: DurableStats, task: str) -> dict[str, Any]:
+    waiting = queue.of(task)
+    return {
+        "depth": waiting.depth,
+        "depth_limit": queue.limit,
+        "ready": waiting.ready,
+        "delayed": waiting.delayed,
+        "leased": waiting.leased,
+        "oldest_seconds": waiting.oldest_s,
+        "dead_letters": waiting.dead,
+        **asdict(durable),
     }
 
 

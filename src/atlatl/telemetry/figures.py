@@ -16,6 +16,9 @@ from atlatl.core.window import (
 from atlatl.model import OutcomeKind, Record
 from atlatl.settings import CircuitBreakerSettings
 
+OTHER = "/other"
+"""Name of all that has no name of its own. No task can have it: theirs have no `/`."""
+
 
 class Stats(Record, frozen=True):
     """Figures of executions. `request_count` = `success_count` + `error_count`."""
@@ -71,7 +74,7 @@ class TaskFigures(Record, frozen=True):
     """Of the start-up times of its instances."""
     init_sum_s: float
     happenings: dict[tuple[str, str], int]
-    """By kind (`instance_lost`, `start_failed`, `scaled`, `breaker`) and detail."""
+    """By kind (`instance_lost`, `scaled`, `died` and so on) and detail."""
 
 
 # --- of other owners, read at the moment of asking ---

@@ -7,6 +7,7 @@ stalls never stalls a call; when it stalls for long, lines are dropped and count
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from collections import deque
@@ -17,17 +18,25 @@ import msgspec
 import structlog
 
 from atlatl.events import (
+    AttemptFailed,
     BreakerChanged,
+    CallbackTried,
     Event,
+    ExecutionDied,
     ExecutionFinished,
     InstanceEnded,
     StartFailedEvent,
     TaskDeleted,
     TaskDeployed,
 )
+from atlatl.model import Mode
 
 MAX_LINES = 10_000
 """Lines that wait for a slow reader; further ones are dropped and counted."""
+MAX_TEXT = 500
+"""Characters of an error in a line."""
+
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@)?([^\s/?#]*)\S*", re.IGNORECASE)
 
 
 class LineWriter:
@@ -96,6 +105,24 @@ class ExecutionLog:
         match event:
             case ExecutionFinished():
                 self._execution(event)
+            case AttemptFailed():
+                self._attempt_failed(event)
+            case ExecutionDied():
+                self._logger.warning(
+                    "Dead letter",
+                    task=event.task_name,
+                    execution_id=event.execution_id,
+                    attempts=event.attempts,
+                    error_code=event.code,
+                )
+            case CallbackTried(given_up=True):
+                self._logger.warning(
+                    "Callback given up",
+                    task=event.task_name,
+                    execution_id=event.execution_id,
+                    tries=event.tries,
+                    reason=without_secrets(event.failure)[:MAX_TEXT],
+                )
             case BreakerChanged():
                 self._logger.warning(
                     "Circuit breaker changed", task=event.task_name, old=event.old, new=event.new
@@ -116,6 +143,19 @@ class ExecutionLog:
             case TaskDeleted():
                 self._logger.info("Task deleted", task=event.task_name)
 
+    def _attempt_failed(self, event: AttemptFailed) -> None:
+        fields = {
+            "task": event.task_name,
+            "execution_id": event.execution_id,
+            "attempt": event.attempt,
+            "error_code": event.code,
+        }
+        if event.recovered:
+            self._logger.warning("Task execution recovered", **fields)
+        else:
+            fields["retry_in_ms"] = round(event.retry_in_s * 1000, 3)
+            self._logger.info("Task execution is tried again", **fields)
+
     def _execution(self, event: ExecutionFinished) -> None:
         execution = event.execution
         outcome = execution.outcome
@@ -132,12 +172,19 @@ class ExecutionLog:
             "cold_start": execution.cold_start,
             "attempt": execution.attempt,
         }
+        if execution.mode is Mode.ASYNC:
+            fields["mode"] = "async"
         if outcome.error is not None:
             fields["error_code"] = outcome.error.code
-            fields["error"] = outcome.error.message[:500]
+            fields["error"] = outcome.error.message[:MAX_TEXT]
         if execution.trace_id:
             fields["trace_id"] = execution.trace_id
         self._logger.info("Task execution completed", **fields)
+
+
+def without_secrets(text: str) -> str:
+    """Leaves of every URL its scheme and host: all that follows, or precedes, may be a secret."""
+    return _ADDRESS.sub(r"\1\2", text)
 
 
 class _Lines:

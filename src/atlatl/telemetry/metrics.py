@@ -20,6 +20,7 @@ from atlatl.core.window import (
     KEEP_S,
     LATENCY_S,
     OUTCOME_COLUMNS,
+    RUN_S,
     NameCounts,
     Row,
     Series,
@@ -28,6 +29,7 @@ from atlatl.core.window import (
     add_to,
     bucket_of,
     new_row,
+    requests,
 )
 from atlatl.errors import InvalidRequest
 from atlatl.events import (
@@ -44,6 +46,7 @@ from atlatl.events import (
 from atlatl.model import OutcomeKind
 from atlatl.telemetry.answer import answer
 from atlatl.telemetry.figures import (
+    OTHER,
     BreakerFigures,
     BreakersFigures,
     MemoryFigures,
@@ -55,13 +58,17 @@ from atlatl.telemetry.figures import (
     task_figures_of,
     window_stats_of,
 )
+from atlatl.telemetry.queues import DurableStats, QueueFigures, durable_stats_of, happening_of
 
 __all__ = [
+    "OTHER",
     "BreakerFigures",
     "BreakersFigures",
+    "DurableStats",
     "MemoryFigures",
     "Metrics",
     "PoolFigures",
+    "QueueFigures",
     "Stats",
     "WindowStats",
     "metrics_answer",
@@ -74,8 +81,6 @@ DEFAULT_WINDOW_S = 60.0
 MAX_WINDOW_S = KEEP_S
 LONGEST_S = 1e9
 """Cuts durations that cannot be, so that no sum becomes infinite."""
-OTHER = "/other"
-"""Name of all that has no name of its own. No task can have it: theirs have no `/`."""
 
 
 class _Task:
@@ -179,6 +184,9 @@ class Metrics:
                 self._happened(name, "breaker", event.new)
             case TaskDeleted():
                 self.forget(name)
+            case _:
+                if (happening := happening_of(event)) is not None:
+                    self._happened_to_durable(name, *happening)
 
     def _record(
         self,
@@ -222,6 +230,15 @@ class Metrics:
         with self._lock:
             self._tasks.get(task_name, self._other).happenings[kind, detail] += 1
 
+    def _happened_to_durable(self, task_name: str, kind: str, detail: str) -> None:
+        """Makes a name, for the task was there when the execution was accepted.
+
+        After a start of the service nothing else may have made it yet.
+        """
+        with self._lock:
+            task = self._tasks.get(task_name) or self._new_task(task_name)
+            task.happenings[kind, detail] += 1
+
     def _new_task(self, task_name: str) -> _Task:
         if not task_name or len(self._tasks) >= self._max_names:
             return self._other
@@ -249,8 +266,21 @@ class Metrics:
         """
         return self.snapshot(window_s, task_name)[1]
 
-    def snapshot(self, window_s: float, task_name: str = "") -> tuple[Stats, WindowStats]:
-        """Both from one moment."""
+    def durable_stats(self, task_name: str = "") -> DurableStats:
+        """Of durable executions since the start: of one task, or of all."""
+        return self.snapshot(DEFAULT_WINDOW_S, task_name)[2]
+
+    def mean_run_s(self, task_name: str) -> float | None:
+        """Of the runs of a task since the start, without waiting; None without any."""
+        with self._lock:
+            row = self._series(task_name).total()
+        count = requests(row)
+        return row[RUN_S] / count if count else None
+
+    def snapshot(
+        self, window_s: float, task_name: str = ""
+    ) -> tuple[Stats, WindowStats, DurableStats]:
+        """All from one moment."""
         if not window_s > 0:
             raise ValueError(f"a window has more than 0 seconds, not {window_s!r}")
         with self._lock:
@@ -259,7 +289,12 @@ class Metrics:
             span_s = min(window_s, MAX_WINDOW_S, uptime_s)
             series = self._series(task_name)
             total, window = series.total(), series.window(now - span_s)
-        return stats_of(total, uptime_s), window_stats_of(window, span_s)
+            happenings = self._happenings(task_name)
+        return (
+            stats_of(total, uptime_s),
+            window_stats_of(window, span_s),
+            durable_stats_of(happenings),
+        )
 
     def history(self, hours: float) -> Stats:
         """Of all tasks in the last hours, at most 168, kept in slots of ten minutes."""
@@ -289,6 +324,15 @@ class Metrics:
             return self._service
         task = self._tasks.get(task_name)
         return task.series if task is not None else Series()
+
+    def _happenings(self, task_name: str) -> Counter[tuple[str, str]]:
+        if task_name:
+            task = self._tasks.get(task_name)
+            return task.happenings.copy() if task is not None else Counter()
+        total = self._other.happenings.copy()
+        for task in self._tasks.values():
+            total.update(task.happenings)
+        return total
 
 
 _KINDS = {kind.value: kind for kind in OutcomeKind}
@@ -326,9 +370,10 @@ def metrics_answer(
     pools: Sequence[PoolFigures],
     memory: MemoryFigures,
     breakers: BreakersFigures,
+    queue: QueueFigures,
     window_s: float = DEFAULT_WINDOW_S,
     task: str = "",
 ) -> dict[str, Any]:
     """The body of `GET /api/serverless/metrics`; with `task` all figures are that task's."""
-    total, window = metrics.snapshot(window_s, task)
-    return answer(total, window, pools, memory, breakers, task)
+    total, window, durable = metrics.snapshot(window_s, task)
+    return answer(total, window, durable, pools, memory, breakers, queue, task)

@@ -1,38 +1,21 @@
-"""The same counters for Prometheus: rendered as text when asked for, kept nowhere.
-
-Two formats: the classic text format 0.0.4 and OpenMetrics 1.0.0. They differ in the names
-of counter families, the order and number of the comment lines, and the end mark.
-"""
+"""The same counters for Prometheus: rendered as text when asked for, kept nowhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
 
 from atlatl.core.breaker import CircuitState
-from atlatl.core.window import BOUNDS_S
-from atlatl.model import OutcomeKind, Record
+from atlatl.model import OutcomeKind
+from atlatl.telemetry.exposition import Family, counter, gauge, histogram, lines
 from atlatl.telemetry.figures import BreakersFigures, MemoryFigures, PoolFigures, TaskFigures
 from atlatl.telemetry.metrics import Metrics
+from atlatl.telemetry.queues import CALLBACK, FAILED, GIVEN_UP, TOLD, QueueFigures, TaskQueue
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _ERRORS = (OutcomeKind.ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CRASHED)
-_BOUNDS = (*map(repr, BOUNDS_S), "+Inf")
-
-Sample = tuple[str, Mapping[str, str], float]
-"""Suffix of the name, labels, value."""
-
-
-class Family(Record, frozen=True):
-    """All samples of one name, which stands here without the `_total` of counters."""
-
-    name: str
-    kind: str
-    """`counter`, `gauge` or `histogram`."""
-    help: str
-    samples: list[Sample]
+_EMPTY_QUEUE = QueueFigures()
 
 
 def content_type(accept: str) -> str:
@@ -61,10 +44,9 @@ def render(
     pools: Sequence[PoolFigures],
     memory: MemoryFigures,
     breakers: BreakersFigures,
+    queue: QueueFigures = _EMPTY_QUEUE,
     *,
     records_dropped: int = 0,
-    queue_oldest_s: float | None = None,
-    dead_letters: int | None = None,
     openmetrics: bool = False,
 ) -> str:
     """The text of one scrape, all counters from one moment.
@@ -74,27 +56,28 @@ def render(
         pools: of all tasks.
         memory: of all tasks.
         breakers: of all tasks.
+        queue: of all tasks.
         records_dropped: executions whose records were not stored.
-        queue_oldest_s: age of the oldest queued execution; None where there is no queue.
-        dead_letters: those that wait for a decision; None where there is no queue.
         openmetrics: OpenMetrics 1.0.0 rather than the classic text format.
     """
+    tasks = metrics.tasks()
     families = [
-        *_execution_families(metrics.tasks()),
+        *_execution_families(tasks),
         _memory_family(memory),
         *_pool_families(pools),
         _breaker_family(breakers),
-        _counter(
+        counter(
             "atlatl_records_dropped",
             "Executions whose records were not stored, because of their number or of the disk.",
             [({}, records_dropped)],
         ),
-        *_queue_families(queue_oldest_s, dead_letters),
+        *_queue_families(queue),
+        *_durable_families(tasks),
     ]
-    lines = [line for family in families for line in _lines(family, openmetrics=openmetrics)]
+    text = [line for family in families for line in lines(family, openmetrics=openmetrics)]
     if openmetrics:
-        lines.append("# EOF")
-    return "\n".join(lines) + "\n"
+        text.append("# EOF")
+    return "\n".join(text) + "\n"
 
 
 # --- families ---
@@ -102,7 +85,7 @@ def render(
 
 def _execution_families(tasks: Sequence[TaskFigures]) -> list[Family]:
     return [
-        _counter(
+        counter(
             "atlatl_executions",
             "Executions that ended and calls that were turned away, by outcome.",
             [
@@ -114,17 +97,17 @@ def _execution_families(tasks: Sequence[TaskFigures]) -> list[Family]:
         _of_tasks("faas_invocations", "Successful executions.", tasks, (OutcomeKind.SUCCESS,)),
         _of_tasks("faas_errors", "Executions that failed, timed out or crashed.", tasks, _ERRORS),
         _of_tasks("faas_timeouts", "Executions that timed out.", tasks, (OutcomeKind.TIMEOUT,)),
-        _counter(
+        counter(
             "faas_coldstarts",
             "Executions for which an instance had to be created, or was fresh.",
             [({"faas_name": task.task_name}, task.cold_starts) for task in tasks],
         ),
-        _histogram(
+        histogram(
             "faas_invoke_duration_seconds",
-            "Latency of executions.",
+            "Latency of executions, waiting included; of async ones the last attempt alone.",
             [(task.task_name, task.latency_buckets, task.latency_sum_s) for task in tasks],
         ),
-        _histogram(
+        histogram(
             "faas_init_duration_seconds",
             "Time that instances needed to start.",
             [(task.task_name, task.init_buckets, task.init_sum_s) for task in tasks],
@@ -143,7 +126,7 @@ def _execution_families(tasks: Sequence[TaskFigures]) -> list[Family]:
 
 
 def _memory_family(memory: MemoryFigures) -> Family:
-    return _gauge(
+    return gauge(
         "faas_mem_usage_bytes",
         "Memory of the instances, as proportional set size.",
         [({"faas_name": name}, used) for name, used in sorted(memory.by_task.items())],
@@ -152,13 +135,13 @@ def _memory_family(memory: MemoryFigures) -> Family:
 
 def _pool_families(pools: Sequence[PoolFigures]) -> list[Family]:
     return [
-        _gauge("atlatl_pool_instances", "Instances, by what they do.", _pool_samples(pools)),
-        _gauge(
+        gauge("atlatl_pool_instances", "Instances, by what they do.", _pool_samples(pools)),
+        gauge(
             "atlatl_pool_max_instances",
             "Instances that there may be at most.",
             _pool_sums(pools, "max_size"),
         ),
-        _gauge(
+        gauge(
             "atlatl_pool_waiting",
             "Calls that wait for an instance.",
             _pool_sums(pools, "waiting"),
@@ -167,7 +150,7 @@ def _pool_families(pools: Sequence[PoolFigures]) -> list[Family]:
 
 
 def _breaker_family(breakers: BreakersFigures) -> Family:
-    return _gauge(
+    return gauge(
         "atlatl_breaker_state",
         "1 for the state that the breaker is in.",
         [
@@ -178,13 +161,72 @@ def _breaker_family(breakers: BreakersFigures) -> Family:
     )
 
 
-def _queue_families(oldest_s: float | None, dead_letters: int | None) -> Iterator[Family]:
-    if oldest_s is not None:
-        text = "Age of the oldest queued execution."
-        yield _gauge("atlatl_queue_oldest_seconds", text, [({}, oldest_s)])
-    if dead_letters is not None:
-        text = "Failed asynchronous executions that wait for somebody's decision."
-        yield _gauge("atlatl_dead_letters", text, [({}, dead_letters)])
+def _queue_families(queue: QueueFigures) -> list[Family]:
+    return [
+        gauge(
+            "atlatl_queue_executions",
+            "Async executions that have not ended, by what they do.",
+            _queue_samples(queue.tasks),
+        ),
+        gauge(
+            "atlatl_queue_limit",
+            "Async executions that there may be, all tasks together.",
+            [({}, queue.limit)],
+        ),
+        gauge(
+            "atlatl_queue_oldest_seconds",
+            "How long ago the oldest async execution that is ready or leased could have run.",
+            [({"faas_name": task.task_name}, task.oldest_s) for task in queue.tasks],
+        ),
+        gauge(
+            "atlatl_dead_letters",
+            "Async executions that failed for good and can be redriven.",
+            [({"faas_name": task.task_name}, task.dead) for task in queue.tasks],
+        ),
+    ]
+
+
+def _queue_samples(tasks: Iterable[TaskQueue]) -> Iterator[tuple[Mapping[str, str], float]]:
+    for task in tasks:
+        for state in ("ready", "delayed", "leased"):
+            yield {"faas_name": task.task_name, "state": state}, getattr(task, state)
+
+
+def _durable_families(tasks: Sequence[TaskFigures]) -> list[Family]:
+    return [
+        _happened(
+            "atlatl_executions_accepted", "Async executions accepted.", tasks, "accepted", ""
+        ),
+        _happened(
+            "atlatl_execution_retries",
+            "Attempts of async executions that failed and were followed by another one.",
+            tasks,
+            "retried",
+            "",
+        ),
+        _happened(
+            "atlatl_execution_recoveries",
+            "Attempts of async executions that the end of the service cut off.",
+            tasks,
+            "recovered",
+            "",
+        ),
+        _happened(
+            "atlatl_executions_died",
+            "Async executions that became dead letters.",
+            tasks,
+            "died",
+            "",
+        ),
+        counter(
+            "atlatl_callbacks",
+            "Tries of callbacks, by how they ended; the last try of those given up is `given_up`.",
+            [
+                ({"outcome": end}, sum(task.happenings.get((CALLBACK, end), 0) for task in tasks))
+                for end in (TOLD, FAILED, GIVEN_UP)
+            ],
+        ),
+    ]
 
 
 def _by_task(pools: Sequence[PoolFigures]) -> list[tuple[str, list[PoolFigures]]]:
@@ -210,7 +252,7 @@ def _pool_sums(
 def _of_tasks(
     name: str, text: str, tasks: Sequence[TaskFigures], kinds: Iterable[OutcomeKind]
 ) -> Family:
-    return _counter(
+    return counter(
         name,
         text,
         [
@@ -234,58 +276,4 @@ def _happened(name: str, text: str, tasks: Sequence[TaskFigures], kind: str, lab
         for (happening, detail), count in sorted(task.happenings.items()):
             if happening == kind:
                 samples.append(({"faas_name": task.task_name, label: detail}, count))
-    return _counter(name, text, samples)
-
-
-def _counter(name: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> Family:
-    return Family(name, "counter", text, [("_total", labels, value) for labels, value in samples])
-
-
-def _gauge(name: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> Family:
-    return Family(name, "gauge", text, [("", labels, value) for labels, value in samples])
-
-
-def _histogram(name: str, text: str, series: Iterable[tuple[str, Sequence[int], float]]) -> Family:
-    samples: list[Sample] = []
-    for task_name, buckets, sum_s in series:
-        labels = {"faas_name": task_name}
-        cumulative = list(accumulate(buckets))
-        for bound, count in zip(_BOUNDS, cumulative, strict=True):
-            samples.append(("_bucket", labels | {"le": bound}, count))
-        samples += [("_sum", labels, sum_s), ("_count", labels, cumulative[-1])]
-    return Family(name, "histogram", text, samples)
-
-
-# --- text ---
-
-
-def _lines(family: Family, *, openmetrics: bool) -> Iterator[str]:
-    """The lines of one family.
-
-    In the classic format a counter's family has the name of its samples, `_total` included.
-    """
-    classic_counter = family.kind == "counter" and not openmetrics
-    name = f"{family.name}_total" if classic_counter else family.name
-    if openmetrics:
-        yield f"# TYPE {name} {family.kind}"
-        unit = name.rpartition("_")[2]
-        if unit in ("seconds", "bytes"):
-            yield f"# UNIT {name} {unit}"
-        yield f"# HELP {name} {family.help}"
-    else:
-        yield f"# HELP {name} {family.help}"
-        yield f"# TYPE {name} {family.kind}"
-    for suffix, labels, value in family.samples:
-        yield f"{family.name}{suffix}{_labels(labels)} {value!r}"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    pairs = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
-    return f"{{{pairs}}}"
-
-
-def escape(value: str) -> str:
-    r"""A label's value as it stands between quotes: `\`, `"` and line ends are escaped."""
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return counter(name, text, samples)

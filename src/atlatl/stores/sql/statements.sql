@@ -96,14 +96,16 @@ VALUES
 ON CONFLICT (execution_id) DO NOTHING;
 
 -- name: put_execution
+-- What the queue holds is the queue's to change.
 INSERT OR REPLACE INTO executions
     (execution_id, task_id, task_name, function_name, mode, status, attempt, queued_at, started_at,
      completed_at, queue_s, instance_id, version, cold_start, trace_id, metadata, fingerprint,
      interrupted, promised, outcome, n_bytes, result_file, output_file, result, output)
-VALUES
-    (:execution_id, :task_id, :task_name, :function_name, :mode, :status, :attempt, :queued_at, :started_at,
+SELECT
+    :execution_id, :task_id, :task_name, :function_name, :mode, :status, :attempt, :queued_at, :started_at,
      :completed_at, :queue_s, :instance_id, :version, :cold_start, :trace_id, :metadata, :fingerprint,
-     :interrupted, :promised, :outcome, :n_bytes, :result_file, :output_file, :result, :output);
+     :interrupted, :promised, :outcome, :n_bytes, :result_file, :output_file, :result, :output
+WHERE NOT EXISTS (SELECT 1 FROM queue WHERE execution_id = :execution_id);
 
 -- name: execution
 SELECT * FROM executions WHERE execution_id = :execution_id;
@@ -130,7 +132,10 @@ UPDATE executions SET
 WHERE completed_at IS NULL AND mode <> 'ASYNC';
 
 -- name: forget_executions
-DELETE FROM executions WHERE task_id = :task_id
+-- Those that the queue still holds go on.
+DELETE FROM executions
+WHERE task_id = :task_id
+  AND NOT EXISTS (SELECT 1 FROM queue AS q WHERE q.execution_id = executions.execution_id)
 RETURNING execution_id, result_file, output_file;
 
 -- name: prune_old
@@ -143,14 +148,16 @@ RETURNING execution_id, result_file, output_file;
 -- name: prune_many
 DELETE FROM executions WHERE execution_id IN (
     SELECT execution_id FROM executions
-    WHERE completed_at IS NOT NULL AND (promised = 0 OR completed_at < :spare_since)
+    WHERE completed_at IS NOT NULL
+      AND (promised = 0 OR (promised = 1 AND completed_at < :spare_since))
     ORDER BY promised, completed_at, execution_id
-    LIMIT min(:limit, max(0, (SELECT count(*) FROM executions) - :keep)))
+    LIMIT min(:limit, max(0, (SELECT count(*) FROM executions) - (SELECT count(*) FROM queue) - :keep)))
 RETURNING execution_id, result_file, output_file;
 
 -- name: excess_bytes
 -- By how much results and output are over what may stay.
-SELECT coalesce(sum(n_bytes), 0) - :keep_bytes FROM executions WHERE completed_at IS NOT NULL;
+SELECT coalesce(sum(n_bytes), 0) - :keep_bytes FROM executions
+WHERE completed_at IS NOT NULL AND promised < 2;
 
 -- name: prune_large
 -- As many as it takes, in the order in which records go.
@@ -159,7 +166,7 @@ DELETE FROM executions WHERE execution_id IN (
         SELECT execution_id, n_bytes, sum(n_bytes) OVER (
             ORDER BY promised, completed_at, execution_id
             ROWS UNBOUNDED PRECEDING) AS freed
-        FROM executions WHERE completed_at IS NOT NULL)
+        FROM executions WHERE completed_at IS NOT NULL AND promised < 2)
     WHERE freed - n_bytes < :excess
     LIMIT :limit)
 RETURNING execution_id, result_file, output_file;
@@ -168,9 +175,13 @@ RETURNING execution_id, result_file, output_file;
 SELECT 1 FROM executions WHERE result_file = :checksum
 UNION ALL
 SELECT 1 FROM executions WHERE output_file = :checksum
+UNION ALL
+SELECT 1 FROM queue WHERE call_file = :checksum
 LIMIT 1;
 
 -- name: output_files
 SELECT result_file AS checksum FROM executions WHERE result_file IS NOT NULL
 UNION
-SELECT output_file FROM executions WHERE output_file IS NOT NULL;
+SELECT output_file FROM executions WHERE output_file IS NOT NULL
+UNION
+SELECT call_file FROM queue WHERE call_file IS NOT NULL;
