@@ -213,6 +213,9 @@ class Queue(Protocol):
 
         Returns:
             What is stored under the id already; None when it was accepted.
+
+        Raises:
+            InvalidRequest: the call has a value that cannot be kept.
         """
 
     async def lease(
@@ -277,8 +280,9 @@ class Queue(Protocol):
     ) -> Sequence[tuple[Queued, bool]]:
         """Takes back the leases of those that are gone: their attempt was cut off.
 
-        `attempt` and `recoveries` rise by one and it is ready; one that has been recovered
-        `limit` times already becomes a dead letter with this outcome instead.
+        `attempt` and `recoveries` rise by one and it is ready, or delayed when its `ready_at` is
+        after `now`; one that has been recovered `limit` times already becomes a dead letter with
+        this outcome instead.
 
         Args:
             lapsed_before: only leases that ended before this; None is all of them, for the

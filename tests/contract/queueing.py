@@ -9,6 +9,7 @@ from atlatl.errors import InstanceLost
 from atlatl.model import (
     DeadLetter,
     Execution,
+    Outcome,
     Queued,
     failed,
 )
@@ -37,11 +38,13 @@ async def leased(store: Store, **facts: Any) -> Queued:
     return entry
 
 
-async def dead(store: Store, execution_id: str, died_at: float, **facts: Any) -> Queued:
-    await enqueue(store, queued(execution_id, lease=1, **facts))
+async def dead(
+    store: Store, execution_id: str, died_at: float, *, outcome: Outcome | None = None, **facts: Any
+) -> None:
+    """Accepts an execution that then fails for good."""
     entry = queued(execution_id, lease=1, **facts)
-    assert await store.queue.settle(ended(entry, failure()), 1, died_at=died_at)
-    return entry
+    await enqueue(store, entry)
+    assert await store.queue.settle(ended(entry, outcome or failure()), 1, died_at=died_at)
 
 
 async def depth(store: Store) -> dict[str, int]:

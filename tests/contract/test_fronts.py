@@ -614,6 +614,17 @@ async def test_an_id_that_is_taken_twice_is_run_once(front: Front, stand: Stand)
 
 
 @scenario
+async def test_a_call_under_the_id_of_what_was_taken_waits_for_its_end(
+    front: Front, stand: Stand
+) -> None:
+    name, execution_id = await stand.deploy("count"), stand.new_name("taken")
+    taken = await front.submit(name, {"s": 0.1}, execution_id=execution_id)
+    assert taken.status == "PENDING"
+    answer = await front.call(name, {"s": 0.1}, execution_id=execution_id)
+    assert (answer.status, answer.value) == ("COMPLETED", b"1")
+
+
+@scenario
 async def test_cancelling_what_was_taken(front: Front, stand: Stand) -> None:
     name = await stand.deploy("count", pool={"max_size": 1})
     running = await front.submit(name, {"s": 60.0})

@@ -366,7 +366,7 @@ class Dispatcher:
             if dead:
                 self._tell_ended(queued, _ended_as(queued, failed(error), now), dead=True)
             else:
-                self._line(queued.call.task_name).stored = True
+                self._note_ready_at(self._line(queued.call.task_name), queued)
                 cut_off = replace(queued, attempt=queued.attempt - 1)
                 self._emit_failed(cut_off, error.code, 0.0, recovered=True)
         return len(taken)

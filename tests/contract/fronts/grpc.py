@@ -222,8 +222,8 @@ def answer_of(answer: Any) -> Answer:
     """Of an InvokeFunctionResponse, whose parts have to agree."""
     result = answer.result
     status = status_of(result.status)
-    assert answer.success == (status in ("COMPLETED", "PENDING"))
-    assert bool(answer.estimated_completion_ms) == (status == "PENDING")
+    assert answer.success == (status in ("COMPLETED", "PENDING", "RUNNING"))
+    assert bool(answer.estimated_completion_ms) == (status in ("PENDING", "RUNNING"))
     metrics = result.metrics
     hint = metrics.get("retry_after_ms")
     return Answer(
