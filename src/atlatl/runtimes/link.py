@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -104,7 +105,8 @@ class Link(asyncio.BufferedProtocol):
         self.open = False
         self._leaving = True
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
+            with contextlib.suppress(RuntimeError):  # its other end may be gone just now
+                self._transport.write_eof()
 
     def kill(self, why: str) -> None:
         """Kills the process; the first reason is the one that counts."""
