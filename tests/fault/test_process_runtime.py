@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from atlatl.errors import (
     ArtifactInvalid,
@@ -28,6 +29,7 @@ from atlatl.errors import (
 )
 from atlatl.model import Result
 from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.link import Link
 from atlatl.runtimes.process import ProcessRuntime
 from atlatl.runtimes.zygote import Exit, Zygote
 from atlatl_worker import wire
@@ -944,9 +946,34 @@ def test_close_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_the_same_on_uvloop(tmp_path: Path) -> None:
-    uvloop = pytest.importorskip("uvloop")
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("turns", range(5))
+def test_close_while_a_blank_is_being_connected(
+    monkeypatch: pytest.MonkeyPatch, loop_factory: Callable[[], Any], turns: int
+) -> None:
+    async def run() -> None:
+        connecting = asyncio.Event()
+        real = Link.connect
 
+        async def connect(link: Link) -> None:
+            connecting.set()
+            await real(link)
+
+        monkeypatch.setattr(Link, "connect", connect)
+        runtime = process_runtime()
+        await runtime.open()
+        await connecting.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(LONG_S):
+            await runtime.close()
+        assert runtime.pids() == []
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run())
+
+
+def test_the_same_on_uvloop(tmp_path: Path) -> None:
     async def run() -> None:
         runtime = process_runtime()
         async with opened(runtime):

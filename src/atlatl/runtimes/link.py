@@ -61,7 +61,12 @@ class Link(asyncio.BufferedProtocol):
         return self._spawned.output
 
     async def connect(self) -> None:
-        await self._loop.create_unix_connection(lambda: self, sock=self._spawned.sock)
+        try:
+            await self._loop.create_unix_connection(lambda: self, sock=self._spawned.sock)
+        except BaseException:
+            # uvloop does not tell of the end of a connection whose making was cancelled.
+            self._hung_up = True
+            raise
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
