@@ -72,14 +72,20 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
 async def _fronts(service: FunctionService) -> AsyncIterator[str]:
     """Opens what the settings ask for; gives the addresses in words."""
     # Imported here: gRPC starts threads, and the zygote must exist before any does.
+    from atlatl.front.access import Gate
     from atlatl.front.asgi import asgi
     from atlatl.front.auth import Authorizer, admin_token
+    from atlatl.front.fast import FastPath
     from atlatl.front.listener import HttpListener
 
     settings = service.settings
     token = admin_token(Path(settings.data_dir))
     authorizer = Authorizer(token, settings.auth.required)
-    http = HttpListener(asgi(service, authorizer=authorizer), settings.http)
+    http = HttpListener(
+        asgi(service, authorizer=authorizer),
+        settings.http,
+        FastPath(service, Gate(authorizer, settings.http.host)),
+    )
     grpc = None
     if settings.grpc.enabled:
         from atlatl.front.grpc import GrpcServer

@@ -23,8 +23,10 @@ from google.protobuf import wrappers_pb2
 from hypothesis import HealthCheck, settings
 
 from atlatl import FunctionService, Settings
+from atlatl.front.access import Gate
 from atlatl.front.asgi import asgi
 from atlatl.front.auth import Authorizer, admin_token
+from atlatl.front.fast import FastPath
 from atlatl.front.grpc import GrpcServer
 from atlatl.front.listener import HttpListener
 from atlatl.front.proto import function_pb2 as pb
@@ -142,7 +144,11 @@ class Field:
         self.token = admin_token(Path(self.settings.data_dir))
         authorizer = Authorizer(self.token, self.settings.auth.required)
         self.app = asgi(self.service, authorizer=authorizer)
-        self.listener = HttpListener(self.app, self.settings.http)
+        self.listener = HttpListener(
+            self.app,
+            self.settings.http,
+            FastPath(self.service, Gate(authorizer, self.settings.http.host)),
+        )
         await self.listener.start()
         self._grpc = GrpcServer(self.settings.grpc, self.service, authorizer)
         await self._grpc.start()

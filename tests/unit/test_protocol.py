@@ -58,9 +58,10 @@ class Connection:
             interface="asgi3",
             lifespan="off",
             log_config=None,
-            timeout_keep_alive=10_000,
         )
-        settings = HttpSettings(body_timeout_s=TIMEOUT_S, header_timeout_s=1000.0)
+        settings = HttpSettings(
+            body_timeout_s=TIMEOUT_S, header_timeout_s=1000.0, idle_timeout_s=1000.0
+        )
         self.transport = Transport()
         self._protocol = protocol(settings)(config, ServerState(), {})
         self.transport.protocol = self._protocol

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -11,6 +14,22 @@ from atlatl.front.auth import Authorizer, Scope, bearer, is_loopback
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 """A proxy on this machine hands on what strangers ask: its requests are not local."""
+
+
+class Visitor(NamedTuple):
+    """Who asks, as far as a request tells.
+
+    Attributes:
+        headers: names in lower case.
+        host: address that the request comes from; empty when nothing is known of it.
+    """
+
+    headers: Mapping[str, str]
+    host: str
+
+
+def visitor(request: Request) -> Visitor:
+    return Visitor(request.headers, "" if request.client is None else request.client.host)
 
 
 class Gate:
@@ -23,55 +42,54 @@ class Gate:
 
     def __init__(self, authorizer: Authorizer, host: str) -> None:
         self._authorizer = authorizer
-        self._host = host
+        self._on_loopback = is_loopback(host)
 
-    def check(self, request: Request, scope: Scope) -> None:
-        """Returns when the request may have what `scope` stands for.
+    def check(self, visitor: Visitor, scope: Scope) -> None:
+        """Returns when the visitor may have what `scope` stands for.
 
         Raises:
             Unauthenticated: it needs a token, and has none or a wrong one.
             PermissionDenied: it has none, and comes from another site's page.
         """
-        if self._authorizer.disabled or self.holds_token(request):
+        if self._authorizer.disabled or self.holds_token(visitor):
             return
-        loopback = self._is_local(request)
+        loopback = self._is_local(visitor)
         if loopback:
-            self._refuse_other_sites(request)
-        token = bearer(request.headers.get("authorization", ""))
+            self._refuse_other_sites(visitor.headers)
+        token = bearer(visitor.headers.get("authorization", ""))
         self._authorizer.check(scope, token, loopback=loopback)
 
-    def holds_token(self, request: Request) -> bool:
-        """Whether the request carries one of the service's own tokens."""
-        token = bearer(request.headers.get("authorization", ""))
+    def holds_token(self, visitor: Visitor) -> bool:
+        """Whether the visitor carries one of the service's own tokens."""
+        token = bearer(visitor.headers.get("authorization", ""))
         return bool(token) and self._authorizer.knows(token)
 
-    def _is_local(self, request: Request) -> bool:
+    def _is_local(self, visitor: Visitor) -> bool:
         return (
-            is_loopback(self._host)
-            and request.client is not None
-            and is_loopback(request.client.host)
-            and not any(name in request.headers for name in FORWARDED)
+            self._on_loopback
+            and _is_loopback(visitor.host)
+            and not any(name in visitor.headers for name in FORWARDED)
         )
 
-    def _refuse_other_sites(self, request: Request) -> None:
+    def _refuse_other_sites(self, headers: Mapping[str, str]) -> None:
         """A page in this machine's browser can reach loopback too, and must not call functions.
 
         `Host` gives away a page whose own name was rebound to 127.0.0.1. `Origin` gives away
         scripts and forms of other sites; images and links carry none, but `Sec-Fetch-Site`.
         """
-        host = request.headers.get("host", "")
-        name = _host_name(host)
-        if not is_loopback(name):
+        host = headers.get("host", "")
+        if not _names_loopback(host):
+            name = _host_name(host)
             raise PermissionDenied(
                 f"host {name[:140]!r} is not this service's: ask for it as localhost, or send a "
                 "token"
             )
-        origin = request.headers.get("origin")
+        origin = headers.get("origin")
         if origin is not None and _authority(origin) != host.lower():
             raise PermissionDenied(
                 f"pages of {origin[:140]!r} may not call this service without a token"
             )
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise PermissionDenied("pages of other sites may not call this service without a token")
 
 
@@ -81,6 +99,15 @@ def _authority(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
+
+
+_is_loopback = lru_cache(256)(is_loopback)
+
+
+@lru_cache(256)
+def _names_loopback(host: str) -> bool:
+    """The same few `Host`s come with every request."""
+    return is_loopback(_host_name(host))
 
 
 def _host_name(host: str) -> str:

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from atlatl.errors import AtlatlError, Draining, UnsupportedOperation
-from atlatl.front.access import Gate
+from atlatl.front.access import Gate, visitor
 from atlatl.front.answers import address, json_answer
 from atlatl.front.auth import Authorizer, Scope, admin_token
 from atlatl.front.dead_letters import DeadLetters
@@ -65,7 +65,7 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
     gate = Gate(authorizer, settings.http.host)
 
     def admit(request: Request, scope: Scope) -> None:
-        gate.check(request, scope)
+        gate.check(visitor(request), scope)
         if scope is not Scope.PROBE and not service.is_open:
             raise Draining(
                 "the service is not open: `async with service:` belongs into the lifespan of the "

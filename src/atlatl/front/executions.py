@@ -20,7 +20,7 @@ from atlatl.front.answers import (
     wait_parameter,
 )
 from atlatl.front.auth import Scope
-from atlatl.front.invoke import answer
+from atlatl.front.outcomes import answer
 from atlatl.front.proto_json import to_json
 from atlatl.front.routes import Endpoint
 from atlatl.front.rows import execution_row

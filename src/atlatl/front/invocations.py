@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from atlatl.errors import InvalidRequest
 from atlatl.front import rpcs
-from atlatl.front.access import Gate
+from atlatl.front.access import Gate, visitor
 from atlatl.front.answers import address, bounded, json_answer, read_json, unless_gone
 from atlatl.front.auth import Scope
 from atlatl.front.calls import headers_of
@@ -57,7 +57,7 @@ class Invocations:
         exchange = rpcs.Exchange(
             self._service,
             headers_of(request.headers.raw, without=frozenset()),
-            partial(self._gate.check, request),
+            partial(self._gate.check, visitor(request)),
         )
         answer = await unless_gone(request, rpcs.invoke_function(exchange, message))
         tree = to_json(answer)

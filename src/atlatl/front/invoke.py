@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -14,15 +13,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from atlatl.errors import AtlatlError, InternalFailure, ResultInvalid, TaskNotFound
-from atlatl.front.access import Gate
-from atlatl.front.answers import address, bounded, json_answer
+from atlatl.errors import TaskNotFound
+from atlatl.front.access import Gate, visitor
+from atlatl.front.answers import address, bounded
 from atlatl.front.auth import Scope
 from atlatl.front.calls import accepts, call_from, headers_of, prefers_async
-from atlatl.front.problems import MethodNotAllowed, RouteNotFound, StreamCut, problem_response
+from atlatl.front.outcomes import accepted, answer, execution_headers
+from atlatl.front.problems import MethodNotAllowed, RouteNotFound, StreamCut
 from atlatl.front.reading import Reading
 from atlatl.front.routes import ANY_METHOD, Endpoint
-from atlatl.front.rows import execution_row
 from atlatl.front.streaming import Chunked, ServerSentEvents
 from atlatl.model import Call, Execution, HttpRequest, Mode, Result, Shape
 from atlatl.service import HANG_UP_GRACE_S
@@ -33,26 +32,6 @@ if TYPE_CHECKING:
 
 PLAIN_METHODS = ["GET", "HEAD", "POST"]
 """For handlers that take arguments; those that take the whole request get any method."""
-
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""Of the connection and not of the answer: a function's own are left out."""
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-"""RFC 9110, 5.5: with a line break in it, a value could add headers of its own."""
 
 
 class Functions:
@@ -85,7 +64,7 @@ class Functions:
             new_execution_id=self._service.new_execution_id(),
         )
         if call.mode is Mode.ASYNC:
-            return self._accepted(request, await self._service.accept(call))
+            return accepted(await self._service.accept(call), address(request))
         if call.mode is Mode.STREAM:
             return StreamAnswer(
                 self._service, call, as_events=accepts(whole.headers, "text/event-stream")
@@ -101,7 +80,7 @@ class Functions:
 
     async def _whole(self, request: Request, path: str) -> HttpRequest:
         # The service's own token is none of the function's business: with it, it could deploy.
-        secret = {"authorization"} if self._gate.holds_token(request) else set()
+        secret = {"authorization"} if self._gate.holds_token(visitor(request)) else set()
         limit = self._service.settings.http.max_body_bytes
         return HttpRequest(
             method=request.method,
@@ -110,15 +89,6 @@ class Functions:
             headers=headers_of(request.headers.raw, without=frozenset(secret)),
             body=await bounded(request, limit, "http.max_body_bytes").body(),
         )
-
-    def _accepted(self, request: Request, execution: Execution) -> Response:
-        where = address(request, "api", "v1", "executions", execution.execution_id)
-        headers = {
-            "Location": where,
-            "Preference-Applied": "respond-async",
-            "Atlatl-Execution-Id": execution.execution_id,
-        }
-        return json_answer(execution_row(execution), status=202, headers=headers)
 
     async def _finished(self, request: Request, call: Call) -> Execution:
         ended: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
@@ -219,68 +189,6 @@ async def _cancel_when_gone(receive: Receive, ticket: Ticket) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     ticket.cancel("the caller hung up", grace_s=HANG_UP_GRACE_S)
-
-
-def answer(execution: Execution) -> Response:
-    """An execution that ended, as its caller gets it."""
-    outcome = execution.outcome
-    if outcome is None:
-        raise InternalFailure(f"execution {execution.execution_id} ended without an outcome")
-    if outcome.error is not None:
-        return _failed(execution, outcome.error)
-    result = outcome.result or Result(kind="json", body=b"null")
-    if fault := _fault(result):
-        return _failed(execution, ResultInvalid(fault))
-    response = Response(
-        b"" if result.status in (204, 205, 304) else result.body,
-        status_code=result.status,
-        headers=execution_headers(execution),
-        media_type=None if result.kind == "response" else result.content_type,
-    )
-    if result.kind == "response":
-        _add_own_headers(response, result)
-    return response
-
-
-def _fault(result: Result) -> str:
-    """Why HTTP cannot carry a function's own answer; empty when it can."""
-    if not 200 <= result.status <= 599:
-        return f"the function answered with status {result.status}; it must be from 200 to 599"
-    for name, value in result.headers:
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            return f"the function answered with header {name!r}, which HTTP cannot carry"
-    return ""
-
-
-def execution_headers(execution: Execution) -> dict[str, str]:
-    headers = {"Atlatl-Execution-Id": execution.execution_id}
-    outcome = execution.outcome
-    instance_id = execution.instance_id or (outcome.instance_id if outcome else "")
-    if instance_id:
-        headers["Atlatl-Instance-Id"] = instance_id
-    if outcome is not None:
-        headers["Atlatl-Duration-Ms"] = f"{outcome.run_s * 1000:.3f}"
-    if execution.cold_start:
-        headers["Atlatl-Cold-Start"] = "1"
-    return headers
-
-
-def _add_own_headers(response: Response, result: Result) -> None:
-    """The headers that a function set itself; our own names stay ours."""
-    for name, value in (("content-type", result.content_type), *result.headers):
-        lower = name.lower()
-        if lower in HOP_BY_HOP or lower.startswith("atlatl-"):
-            continue
-        if lower == "set-cookie":
-            response.headers.append(name, value)
-        else:
-            response.headers[name] = value
-
-
-def _failed(execution: Execution, error: AtlatlError) -> Response:
-    response = problem_response(error, execution_id=execution.execution_id)
-    response.headers.update(execution_headers(execution))
-    return response
 
 
 def _check_plain(method: str, name: str, path: str) -> None:

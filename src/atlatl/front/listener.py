@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from atlatl.errors import SettingInvalid
+from atlatl.front.fast import FastPath
 from atlatl.front.problems import StreamCut
 from atlatl.front.protocol import protocol
 from atlatl.settings import HttpSettings
@@ -23,20 +24,20 @@ class HttpListener:
     Args:
         app: the application.
         settings: address and limits.
+        fast: answers the requests that don't need the application.
     """
 
-    def __init__(self, app: Any, settings: HttpSettings) -> None:
+    def __init__(self, app: Any, settings: HttpSettings, fast: FastPath | None = None) -> None:
         self._settings = settings
         self._config = uvicorn.Config(
             app,
-            http=protocol(settings),
+            http=protocol(settings, fast),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=settings.idle_timeout_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(self._config)

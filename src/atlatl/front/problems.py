@@ -118,9 +118,14 @@ async def on_gone(request: Request, error: Exception) -> Response:
 
 
 async def on_crash(request: Request, error: Exception) -> Response:
-    """Handler for bugs: the log gets the traceback, the caller does not."""
+    """Handler for bugs."""
+    return crashed(request.method, path_of(request), error)
+
+
+def crashed(method: str, path: str, error: Exception) -> Response:
+    """The answer to a request that met a bug: the log gets the traceback, the caller does not."""
     if not isinstance(error, StreamCut):
-        log.error("%s %s failed", request.method, path_of(request), exc_info=error)
+        log.error("%s %s failed", method, path, exc_info=error)
     return problem_response(
         AtlatlError("the service failed at this request; its log says why"),
     )

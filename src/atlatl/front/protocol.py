@@ -6,6 +6,7 @@ A head is bounded in time and size, a body has to keep coming, and an upgrade is
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from atlatl.errors import AtlatlError, InvalidRequest
+from atlatl.front.fast import FastCycle, FastPath
 from atlatl.problem import MEDIA_TYPE, problem
 from atlatl.settings import HttpSettings
 
@@ -47,12 +49,19 @@ class BodyTooSlow(AtlatlError):
     outcome = "invalid"
 
 
-def protocol(settings: HttpSettings) -> type[HttpToolsProtocol]:
-    """The protocol with the time limits of these settings."""
+def protocol(settings: HttpSettings, fast: FastPath | None = None) -> type[HttpToolsProtocol]:
+    """The protocol with the time limits of these settings.
+
+    Args:
+        settings: of the listener.
+        fast: picks the requests that don't need ASGI.
+    """
 
     class Protocol(BoundedProtocol):
         head_timeout_s = settings.header_timeout_s
         body_timeout_s = settings.body_timeout_s
+        idle_timeout_s = settings.idle_timeout_s
+        fast_path = fast
 
     return Protocol
 
@@ -64,8 +73,19 @@ class BoundedProtocol(HttpToolsProtocol):
 
     head_timeout_s: float
     body_timeout_s: float
+    idle_timeout_s: float
+    fast_path: FastPath | None
 
+    _turn: FastCycle | None = None
+    """The call that is being made or answered, when it goes the short way."""
+    _host = ""
+    _fields_of: object = None
+    _fields = b""
     _head_timer: asyncio.TimerHandle | None = None
+    _head_until: float | None = None
+    """When a request that is waited for, or whose head is coming in, has no time left."""
+    _idle = False
+    """All requests are answered, and no byte of another has come."""
     _in_head = True
     _head_bytes = 0
     _idle_bytes = 0
@@ -82,21 +102,26 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._await_head()
+        self._host = self.client[0] if self.client else ""
+        self._wait_for_head(self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_arrived()
+        self._head_until = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
         self._body_arrived()
+        if self._turn is not None:
+            self._turn.hang_up()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        if self._idle:
             # A lone line break begins no request, and ends the wait for one.
-            self._await_head()
+            self._idle = False
+            self._wait_for_head(self.head_timeout_s)
         self._idle_bytes += len(data)
-        self._unset_keepalive_if_required()
         try:
             self._feed(memoryview(data))
         except httptools.HttpParserError:
@@ -137,10 +162,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._again:
             return
-        self._await_head()
+        if self._head_until is None:
+            self._wait_for_head(self.head_timeout_s)
         self._in_head = True
         self._head_bytes = 0
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_url(self, url: bytes) -> None:
         if self._again:
@@ -162,18 +190,96 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._in_body = True
         self._idle_bytes = 0
-        self._head_arrived()
+        self._head_until = None
+        cycle = self._fast_cycle()
+        if cycle is None:
+            self._to_application()
+        elif self.cycle is None or self.cycle.response_complete:
+            self.cycle = self._turn = cycle  # type: ignore[assignment]
+        else:
+            self.cycle = cycle  # type: ignore[assignment]
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _fast_cycle(self) -> FastCycle | None:
+        if self.fast_path is None:
+            return None
+        parser = self.parser
+        wanted = self.fast_path.pick(parser.get_method(), self.url, self.headers, self._host)
+        if wanted is None:
+            return None
+        keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
+        return FastCycle(self, self.fast_path.service, wanted, keep_alive=keep_alive)
+
+    def _to_application(self) -> None:
+        """Has uvicorn make what the application needs, of what has come in."""
+        url, fields, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(fields)
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if not isinstance(cycle, FastCycle):
+            self._turn = None
+            super()._start_asgi_task(cycle, app)
+            return
+        self._turn = cycle
+        if not cycle.more_body:
+            # Not here: a thousand that are refused at once would be a thousand calls deep.
+            self.loop.call_soon(cycle.begin)
+
     def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
+        cycle = self.cycle
+        if isinstance(cycle, FastCycle):
             self._body_arrived()
+            cycle.more_body = False
+            if cycle is self._turn:
+                cycle.begin()
+        elif not self.parser.should_upgrade():
+            self._body_arrived()
+            if cycle.response_complete:  # before its body was
+                self._wait_for_next()
             super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
         self._body_bytes += len(body)
-        super().on_body(body)
+        if isinstance(self.cycle, FastCycle):
+            self.cycle.add(body)
+        else:
+            super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, or begins to wait for one."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._turn = None
+        self._wait_for_next()
+
+    def _wait_for_next(self) -> None:
+        if not self._in_body and self._head_until is None:
+            self._idle = True
+            self._wait_for_head(self.idle_timeout_s)
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has a part of an answer done that waits; the server's end waits for it."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def default_fields(self) -> bytes:
+        """The header fields of every answer; uvicorn makes new ones each second."""
+        fields = self.server_state.default_headers
+        if fields is not self._fields_of:
+            self._fields_of = fields
+            self._fields = b"".join(b"%b: %b\r\n" % field for field in fields)
+        return self._fields
 
     def send_400_response(self, msg: str) -> None:
         """Says what is wrong with the bytes that came, and closes the connection."""
@@ -193,18 +299,23 @@ class BoundedProtocol(HttpToolsProtocol):
             self._too_large = True
             raise HeadTooLarge("ends the parser; the answer is written by send_400_response")
 
-    def _await_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+    def _wait_for_head(self, timeout_s: float) -> None:
+        self._head_until = self.loop.time() + timeout_s
+        timer = self._head_timer
+        if timer is None or timer.when() > self._head_until:
+            if timer is not None:
+                timer.cancel()
+            self._head_timer = self.loop.call_at(self._head_until, self._head_due)
 
-    def _head_arrived(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _too_slow(self) -> None:
+    def _head_due(self) -> None:
+        """The timer is not moved with each request; here it turns out whether time is left."""
         self._head_timer = None
-        self.transport.close()
+        if self._head_until is None:
+            return
+        if self._head_until > self.loop.time():
+            self._head_timer = self.loop.call_at(self._head_until, self._head_due)
+        else:
+            self.transport.close()
 
     def _give_time(self) -> None:
         """A body begins with `body_timeout_s`, and buys more of it with each byte that comes.

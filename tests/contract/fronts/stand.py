@@ -11,8 +11,10 @@ from typing import Any
 
 from atlatl import FunctionService, Settings
 from atlatl.engine.views import PoolView
+from atlatl.front.access import Gate
 from atlatl.front.asgi import asgi
 from atlatl.front.auth import Authorizer, admin_token
+from atlatl.front.fast import FastPath
 from atlatl.front.grpc import GrpcServer
 from atlatl.front.listener import HttpListener
 from atlatl.settings import parse
@@ -55,7 +57,11 @@ class Stand:
         self.token = admin_token(self.data_dir)
         authorizer = Authorizer(self.token)
         self.app = asgi(self.service, authorizer=authorizer)
-        self._http = HttpListener(self.app, self._settings.http)
+        self._http = HttpListener(
+            self.app,
+            self._settings.http,
+            FastPath(self.service, Gate(authorizer, self._settings.http.host)),
+        )
         await self._http.start()
         self._grpc = GrpcServer(self._settings.grpc, self.service, authorizer)
         await self._grpc.start()
