@@ -41,6 +41,7 @@ class FakeChannel:
     """One instance. `crash()` and `finish()` are for tests."""
 
     origin = "blank"
+    takes_ahead = False
 
     def __init__(
         self, instance_id: str, module: types.ModuleType, task: Task, script: Script | None

@@ -22,6 +22,7 @@ from atlatl.settings import PoolSettings
 
 class FakeInstance:
     origin = "blank"
+    takes_ahead = False
     _numbers = itertools.count(1)
 
     def __init__(self) -> None:

@@ -5,6 +5,7 @@ Real clocks, real chance and real ids are named here and in `app.py`, and nowher
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import uuid
@@ -148,6 +149,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
             wall_clock=wall,
             on_event=telemetry.emit,
             chance=dice.randrange,
+            spread=len(os.sched_getaffinity(0)),
         )
 
     deployer = Deployer(

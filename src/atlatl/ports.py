@@ -26,7 +26,8 @@ from atlatl.model import (
     Task,
 )
 
-Done = Callable[[Outcome], None]
+Done = Callable[[Outcome | None], None]
+"""Told how a call ended; None when it was taken back before it began."""
 OnChunk = Callable[[Result], None]
 
 
@@ -39,6 +40,8 @@ class InstanceChannel(Protocol):
     """`blank` or `task_zygote`."""
     shapes: dict[str, Shape]
     """What the artifact's module can be called with, as the instance read it."""
+    takes_ahead: bool
+    """Whether it may be sent calls beyond those that it runs at once; see `take_back`."""
     on_lost: Callable[[AtlatlError], None] | None
     """Called once when the instance died and was not told to; after the `done` of its calls."""
 
@@ -76,6 +79,14 @@ class InstanceChannel(Protocol):
             grace_s: how long its work may take to end by itself. None is none for the only call
                 in flight, whose process is killed at once, and the task's `cancel_grace_s` for
                 one of several.
+        """
+
+    def take_back(self) -> None:
+        """Takes back the calls that were sent ahead and have not begun: their `done` gets None.
+
+        They will not begin here any more. What was sent stays before the instance until it has
+        read past it, so the next call may be sent ahead only when one has been answered that was
+        sent after this.
         """
 
     @property

@@ -11,7 +11,8 @@ from typing import Final
 
 SOCKET_FD: Final = 3
 OUTPUT_FD: Final = 4
-FIRST_FREE_FD: Final = 5
+TOKENS_FD: Final = 5
+FIRST_FREE_FD: Final = 6
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -27,13 +28,14 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def prepare(parent: int, sock: int, output: int) -> None:
+def prepare(parent: int, sock: int, output: int, tokens: int) -> None:
     """Turns a freshly forked child into an instance that holds nothing but what it needs.
 
     Args:
         parent: process id of the zygote; the child ends with it.
         sock: descriptor of the socket, becomes 3.
         output: descriptor of the memory file, becomes 1, 2 and (for us) 4.
+        tokens: descriptor of the semaphore of calls that are sent ahead, becomes 5.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -42,7 +44,7 @@ def prepare(parent: int, sock: int, output: int) -> None:
     os.setsid()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _default_signals()
-    _arrange_descriptors(sock, output)
+    _arrange_descriptors(sock, output, tokens)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _set_oom_score()
     os.nice(_NICENESS)
@@ -59,16 +61,18 @@ def _default_signals() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _arrange_descriptors(sock: int, output: int) -> None:
+def _arrange_descriptors(sock: int, output: int, tokens: int) -> None:
     # Out of the way first: what came may sit on the very numbers that are wanted.
     sock = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 16)
     output = fcntl.fcntl(output, fcntl.F_DUPFD_CLOEXEC, 16)
+    tokens = fcntl.fcntl(tokens, fcntl.F_DUPFD_CLOEXEC, 16)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(sock, SOCKET_FD, inheritable=False)
     os.dup2(output, OUTPUT_FD, inheritable=False)
+    os.dup2(tokens, TOKENS_FD, inheritable=False)
     os.closerange(FIRST_FREE_FD, os.sysconf("SC_OPEN_MAX"))
 
 

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from atlatl_worker import faults, wire
 from atlatl_worker.aserve import serve_async
 from atlatl_worker.calls import Calls, Refused, Started
+from atlatl_worker.confine import TOKENS_FD
 from atlatl_worker.environment import added_environment
 from atlatl_worker.loading import Assignment, NotLoaded, Program, load
 
@@ -127,6 +128,15 @@ def _flush() -> None:
             stream.flush()
 
 
+def _token_taken() -> bool:
+    """Whether a call that was sent ahead is still ours to begin."""
+    try:
+        os.eventfd_read(TOKENS_FD)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class SyncServer:
     """One call after the other."""
 
@@ -160,7 +170,8 @@ class SyncServer:
 
     def _take(self, frame: wire.Frame) -> None:
         if frame.kind == wire.CALL:
-            self._call(frame)
+            if not frame.flags & wire.AHEAD or _token_taken():
+                self._call(frame)
         elif frame.kind == wire.PING:
             self._sock.sendall(wire.encode(wire.PONG, frame.request_id))
 

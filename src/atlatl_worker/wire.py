@@ -31,6 +31,10 @@ JSON, TEXT, BYTES, RESPONSE, ERROR = range(5)
 """What the body of a REPLY or CHUNK is: the low three bits of the flags."""
 CONTENT_MASK: Final = 0b111
 
+AHEAD: Final = 0b1000
+"""Flag of a CALL that was sent while others were before it: whoever takes a token from the
+semaphore between the two ends has it, the instance to begin it or the service to take it back."""
+
 
 class WireError(ValueError):
     """The bytes are no frame: whoever sent them is broken or hostile."""

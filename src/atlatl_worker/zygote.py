@@ -154,7 +154,7 @@ class Zygote:
         socket.send_fds(self._control, [json.dumps(message).encode()], attached)
 
     def _take_message(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2)
+        data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 3)
         if not data:
             raise OSError("the service hung up")
         message = json.loads(data)
@@ -165,7 +165,7 @@ class Zygote:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _spawn(self, request: int, in_stock: bool, sock: int, output: int) -> None:
+    def _spawn(self, request: int, in_stock: bool, *descriptors: int) -> None:
         parent = os.getpid()
         try:
             pid = os.fork()
@@ -173,7 +173,7 @@ class Zygote:
             self.tell({"op": "failed", "id": request, "message": f"fork: {error.strerror}"})
             return
         if pid == 0:
-            _live(parent, in_stock, sock, output)
+            _live(parent, in_stock, *descriptors)
         self._instances.add(pid)
         pidfd = os.pidfd_open(pid)
         try:
@@ -241,12 +241,12 @@ def end_all() -> NoReturn:
         os._exit(1)
 
 
-def _live(parent: int, in_stock: bool, sock: int, output: int) -> NoReturn:
+def _live(parent: int, in_stock: bool, *descriptors: int) -> NoReturn:
     """The child's side of a fork."""
     try:
         from atlatl_worker import confine, serve
 
-        confine.prepare(parent, sock, output)
+        confine.prepare(parent, *descriptors)
         gc.enable()
         sys.modules["__main__"] = type(sys)("__main__")
         serve.run(confine.SOCKET_FD, in_stock=in_stock)

@@ -39,6 +39,7 @@ class Channel:
     """The least that a pool needs of an instance."""
 
     origin = "blank"
+    takes_ahead = False
     accepting = True
     on_lost = None
     pid = 0

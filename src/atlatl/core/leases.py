@@ -22,12 +22,14 @@ class LeaseError(RuntimeError):
 class Lease:
     """The right to run one call on one instance, until it is given back."""
 
-    __slots__ = ("cold", "instance", "since", "waited_s")
+    __slots__ = ("cold", "instance", "since", "use", "waited_s")
 
     def __init__(self, instance: Instance, since: float, waited_s: float) -> None:
         self.instance = instance
         self.since = since
         self.waited_s = waited_s
+        self.use = instance.uses + 1
+        """Which call on this instance it is."""
         self.cold = instance.uses == 0
         """The first call on this instance."""
 
@@ -68,6 +70,12 @@ class Account:
         self.granted += 1
         self._wait_s += waited_s
         self._recent_waits.append(waited_s)
+
+    def undo(self, waited_s: float) -> None:
+        """What was granted is asked for again."""
+        self.requests -= 1
+        self.granted -= 1
+        self._wait_s -= waited_s
 
     def note_return(self, held_s: float) -> None:
         weight = SMOOTHING if self.returned else 1.0

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 
 from atlatl.core.admission import Gate, Share, expected_wait_s, hopeless
+from atlatl.core.ahead import STALL_S, Ahead
 from atlatl.core.leases import SMOOTHING, Account, Lease, LeaseError
 from atlatl.core.scaling import Load
 from atlatl.core.scheduling import Policy
@@ -45,6 +46,8 @@ class Lending:
         gate: bounds the calls of all pools together.
         share: this pool's standing there; its `serve` leads to `next_grant`.
         may_start: asked before each start; False when the memory budget leaves no room.
+        spread: instances that work at once before one of them is handed calls ahead: as many as
+            there are processors for them. None never hands calls ahead.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Lending:
         gate: Gate,
         share: Share,
         may_start: Callable[[], bool] = lambda: True,
+        spread: int | None = None,
     ) -> None:
         self.actions: list[Action] = []
         """What is to be carried out; `take_actions` hands it over."""
@@ -61,6 +65,7 @@ class Lending:
         self.account = Account()
         self.closed = False
         self._policy = policy
+        self._ahead = Ahead(spread) if spread else None
         self._gate = gate
         self._share = share
         self.waiting = 0
@@ -87,7 +92,7 @@ class Lending:
             size=self.stock.size,
             in_use=sum(i.in_flight for i in instances if not i.leaving),
             waiting=self.waiting,
-            capacity=settings.max_concurrent_requests,
+            capacity=self.stock.places,
             min_size=settings.min_size,
             max_size=settings.max_size,
         )
@@ -165,7 +170,7 @@ class Lending:
 
     def _expected_wait_s(self, waiter: Waiter) -> float:
         ahead = self._waiting.ahead_of(waiter) + self._fresh.ahead_of(waiter)
-        places = self.settings.max_size * self.settings.max_concurrent_requests
+        places = self.settings.max_size * self.stock.places
         return expected_wait_s(ahead, places, self.account.hold_s)
 
     def withdraw(self, waiter: Waiter, now: float) -> bool:
@@ -229,7 +234,9 @@ class Lending:
 
     def _choose(self, now: float) -> Instance | None:
         """An instance with room that takes calls; one that no longer does is retired."""
-        while (instance := self._policy.choose(self.stock.instances)) is not None:
+        instances = self.stock.instances
+        policy = self._policy if self._ahead is None or not self._ahead.on else self._ahead
+        while (instance := policy.choose(instances)) is not None:
             if instance.channel.accepting:
                 return instance
             self._retire_deaf(instance, now)
@@ -253,7 +260,7 @@ class Lending:
         self._leases.add(lease)
         self._gate.lent += 1
         if not instance.in_flight:
-            instance.busy_since = now
+            instance.busy_since = instance.answered_at = now
         instance.in_flight += 1
         instance.uses += 1
         instance.last_used = now
@@ -264,12 +271,48 @@ class Lending:
 
     # --- coming back ---
 
-    def give_back(self, lease: Lease, now: float, *, broken: bool = False) -> None:
+    def give_back(
+        self, lease: Lease, now: float, *, broken: bool = False, run_s: float | None = None
+    ) -> None:
         """Ends a lease; a broken instance, or one that takes no calls, is ended and replaced.
+
+        Args:
+            lease: that is out.
+            now: monotonic seconds.
+            broken: the instance is.
+            run_s: how long the call ran, when that is known.
 
         Raises:
             LeaseError: the lease is not out, or was given by another pool.
         """
+        self._end(lease)
+        instance = lease.instance
+        self._note_use(instance, now - lease.since, now)
+        instance.answered_at = now
+        if run_s is not None and self._ahead is not None:
+            self._ahead.note(self.stock, lease, run_s)
+        self._after_end(instance, now, broken=broken)
+
+    def undo(self, lease: Lease, now: float) -> None:
+        """Ends a lease whose call was taken back before it began.
+
+        What was taken back may still lie before the instance. Until a call has come back that was
+        lent after this, it is handed no call ahead: see `InstanceChannel.take_back`.
+
+        Raises:
+            LeaseError: the lease is not out, or was given by another pool.
+        """
+        self._end(lease)
+        instance = lease.instance
+        instance.in_flight -= 1
+        if not instance.in_flight:
+            instance.busy_s += now - instance.busy_since
+        instance.places = instance.capacity
+        instance.stalled_use = instance.uses
+        self.account.undo(lease.waited_s)
+        self._after_end(instance, now)
+
+    def _end(self, lease: Lease) -> None:
         try:
             self._leases.remove(lease)
         except KeyError:
@@ -277,8 +320,8 @@ class Lending:
                 "this lease is not out: it was given back before, or belongs to another pool"
             ) from None
         self._gate.lent -= 1
-        instance = lease.instance
-        self._note_use(instance, now - lease.since, now)
+
+    def _after_end(self, instance: Instance, now: float, *, broken: bool = False) -> None:
         stock = self.stock
         if instance.open:
             if broken or not instance.channel.accepting:
@@ -289,6 +332,19 @@ class Lending:
             stock.stop_if_drained(instance)
         if self.waiting:
             self._go_on(instance, now)
+
+    def stalled(self, now: float) -> list[Instance]:
+        """Instances in which calls wait behind one that takes long."""
+        return [
+            instance
+            for instance in self.stock.instances
+            if instance.in_flight > instance.capacity and now - instance.answered_at >= STALL_S
+        ]
+
+    @property
+    def handed_ahead(self) -> bool:
+        """Whether calls wait in instances."""
+        return any(i.in_flight > i.capacity for i in self.stock.instances)
 
     def _note_use(self, instance: Instance, held_s: float, now: float) -> None:
         instance.in_flight -= 1

@@ -28,16 +28,22 @@ class Instance:
     """One running copy, as its pool sees it. Only the pool's own machines write to it."""
 
     __slots__ = (
-        "_state", "busy_s", "busy_since", "capacity", "channel", "failed_checks", "good_checks",
-        "in_flight", "last_used", "memory_bytes", "open", "reserved_at", "response_s", "smooth",
-        "started_at", "uses", "why",
+        "_state", "answered_at", "busy_s", "busy_since", "capacity", "channel", "failed_checks",
+        "good_checks", "in_flight", "last_used", "memory_bytes", "open", "places", "reserved_at",
+        "response_s", "smooth", "stalled_use", "started_at", "uses", "why",
     )  # fmt: skip
 
     channel: InstanceChannel
     """Set when it has started."""
 
-    def __init__(self, capacity: int, now: float) -> None:
+    def __init__(self, capacity: int, places: int, now: float) -> None:
         self.capacity = capacity
+        self.places = places
+        """Calls that it may have: those that it runs at once, and those that wait in it."""
+        self.answered_at = now
+        """When a call came back from it last, or it had none before the present one."""
+        self.stalled_use = 0
+        """Which use of it was the last one when calls that waited in it were taken back."""
         self.reserved_at = now
         self.started_at = now
         self.last_used = now
@@ -155,6 +161,10 @@ class Stock:
         self.instances: list[Instance] = []
         self._do = do
         self.counts = StockCounts()
+        self.places = settings.max_concurrent_requests
+        """Calls that each instance may have; see `hand_ahead`."""
+        self.takes_ahead = False
+        """Whether its instances can have calls that wait in them."""
         self.blocked = False
         """The last start was forbidden by the memory budget."""
         self.not_before = -math.inf
@@ -184,7 +194,7 @@ class Stock:
     def has_place(self) -> bool:
         """Whether an instance can take a call now. A plain loop: it runs after each call."""
         for instance in self.instances:
-            if instance.open and instance.in_flight < instance.capacity:
+            if instance.open and instance.in_flight < instance.places:
                 return True
         return False
 
@@ -211,10 +221,9 @@ class Stock:
             if instance.starting or instance.untouched:
                 untouched += 1
             elif instance.open:
-                used_places += instance.capacity - instance.in_flight
-        capacity = self.settings.max_concurrent_requests
-        places = used_places + max(0, untouched - fresh) * capacity
-        return max(0, fresh - untouched) + max(0, math.ceil((others - places) / capacity))
+                used_places += max(0, instance.places - instance.in_flight)
+        places = used_places + max(0, untouched - fresh) * self.places
+        return max(0, fresh - untouched) + max(0, math.ceil((others - places) / self.places))
 
     def may_grow(self, now: float) -> bool:
         """Whether a start asked for now would be made, as far as is known beforehand."""
@@ -223,6 +232,13 @@ class Stock:
         return len(self.instances) < self.settings.max_size and not (
             self._failures and self.starting
         )
+
+    def hand_ahead(self, places: int) -> None:
+        """Lets each instance have so many calls, those included that wait in it."""
+        self.places = max(places, self.settings.max_concurrent_requests)
+        for instance in self.instances:
+            if not instance.stalled_use:
+                instance.places = self.places
 
     # --- coming ---
 
@@ -244,7 +260,7 @@ class Stock:
             if self.blocked:
                 self.not_before = now + BLOCKED_RETRY_S
                 return reserved
-            instance = Instance(self.settings.max_concurrent_requests, now)
+            instance = Instance(self.settings.max_concurrent_requests, self.places, now)
             self.instances.append(instance)
             self._do(Start(instance))
         return max(0, count)
@@ -270,6 +286,7 @@ class Stock:
         instance.move(_S.READY)
         instance.channel = channel
         instance.started_at = instance.last_used = now
+        self.takes_ahead = channel.takes_ahead
         self._failures = 0
         self.not_before = -math.inf
 

@@ -231,14 +231,17 @@ class TaskExecutionManager:
             # A call that has run already ends with what it ended with, not with a refusal.
             self._settle(ticket, ticket.last or failed(error))
             return
-        ticket.waiter = Waiter(
+        ticket.waiter = self._waiter(ticket)
+        deployed.pool.ask(ticket.waiter)
+
+    def _waiter(self, ticket: Ticket) -> Waiter:
+        return Waiter(
             ticket.granted,
             ticket.refused,
             priority=ticket.priority,
             deadline=ticket.deadline,
             fresh=ticket.call.force_new_instance,
         )
-        deployed.pool.ask(ticket.waiter)
 
     def granted(self, ticket: Ticket, lease: Lease) -> None:
         """The pool lends an instance: the call begins."""
@@ -285,13 +288,32 @@ class TaskExecutionManager:
         self._release_permit(ticket)
         self._attempt_failed(ticket, failed(error))
 
-    def _returned(self, ticket: Ticket, pool: InstancePool, lease: Lease, outcome: Outcome) -> None:
-        """The work of an attempt is over and its place is free."""
+    def _returned(
+        self, ticket: Ticket, pool: InstancePool, lease: Lease, outcome: Outcome | None
+    ) -> None:
+        """The work of an attempt is over and its place is free; None when it did not begin."""
         self._working.pop(ticket, None)
+        if outcome is None:
+            pool.undo(lease)
+            self._not_begun(ticket)
+            return
         try:
-            pool.release(lease)
+            pool.release(lease, run_s=outcome.run_s)
         finally:
             self._after_return(ticket, outcome)
+
+    def _not_begun(self, ticket: Ticket) -> None:
+        """It waits again, in the place that its age gives it; that is no attempt."""
+        if ticket.settled is not None:
+            self._check_idle()
+        elif ticket.verdict is not None:
+            self._settle(ticket, ticket.verdict)
+        else:
+            assert ticket.deployed is not None
+            ticket.lease = ticket.started = None
+            ticket.waiter = self._waiter(ticket)
+            ticket.waiter.since = ticket.accepted
+            ticket.deployed.pool.adopt([ticket.waiter])
 
     def _after_return(self, ticket: Ticket, outcome: Outcome) -> None:
         if ticket.settled is not None:

@@ -21,6 +21,7 @@ import msgspec
 from atlatl.core import scaling as scaling_policies
 from atlatl.core import scheduling as scheduling_policies
 from atlatl.core.admission import Gate, Share
+from atlatl.core.ahead import STALL_S
 from atlatl.core.leases import Lease, LeaseError
 from atlatl.core.lending import Lending
 from atlatl.core.stock import Instance, Scaled, Start, Stop
@@ -42,6 +43,7 @@ from atlatl.ports import InstanceChannel
 from atlatl.settings import PoolSettings, ScalingSettings, SchedulerSettings
 
 DRAIN_S = 30.0
+WATCH_S = STALL_S / 2
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,8 @@ class InstancePool:
         wall_clock: Unix seconds, for the events; None uses `clock`.
         on_event: hears what happened.
         chance: `chance(n)` gives 0 to n - 1, for the policies that draw.
+        spread: processors for instances: so many work at once before short calls are handed
+            ahead to them. None hands none ahead.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class InstancePool:
         wall_clock: Callable[[], float] | None = None,
         on_event: Callable[[Event], None] | None = None,
         chance: Callable[[int], int] | None = None,
+        spread: int | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -132,6 +137,7 @@ class InstancePool:
             self._gate,
             Share(weight, self._serve),
             self._may_grow,
+            spread,
         )
         self._crew = Crew(
             name, start, self._lending, clock=clock, settle=self._settle, emit=self._emit
@@ -142,6 +148,7 @@ class InstancePool:
         self._last_decision = ""
         self._changed = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self._ticker: asyncio.Task[None] | None = None
 
     # --- asking and giving back: all in the caller's stack ---
@@ -160,7 +167,7 @@ class InstancePool:
             self._tell(waiter.refused, error)
         else:
             if lease is not None:
-                self._tell(waiter.granted, lease)
+                self._grant(waiter, lease)
         if lending.waiting or lending.actions:
             self._settle()
 
@@ -169,14 +176,27 @@ class InstancePool:
         holder: InstancePool = waiter.pool
         return holder._lending.withdraw(waiter, self._clock())
 
-    def release(self, lease: Lease, *, broken: bool = False) -> None:
+    def release(self, lease: Lease, *, broken: bool = False, run_s: float | None = None) -> None:
         """Gives an instance back; a broken one is ended and replaced.
+
+        Args:
+            lease: that this pool gave.
+            broken: the instance is.
+            run_s: how long the call ran, in seconds, when that is known.
 
         Raises:
             LeaseError: the lease was given back before, or is another pool's.
         """
+        self._lending.give_back(lease, self._clock(), broken=broken, run_s=run_s)
+        self._after_release()
+
+    def undo(self, lease: Lease) -> None:
+        """Gives an instance back whose call was taken back before it began; see `release`."""
+        self._lending.undo(lease, self._clock())
+        self._after_release()
+
+    def _after_release(self) -> None:
         lending = self._lending
-        lending.give_back(lease, self._clock(), broken=broken)
         if lending.waiting or lending.actions or self._gate.unsettled:
             self._settle()
 
@@ -251,9 +271,8 @@ class InstancePool:
     @property
     def room(self) -> int:
         """Calls that it could take besides those lent and waiting, when grown to its most."""
-        settings = self.settings
-        capacity = settings.max_size * settings.max_concurrent_requests
-        return capacity - self._lending.leased - self._lending.waiting
+        lending = self._lending
+        return self.settings.max_size * lending.stock.places - lending.leased - lending.waiting
 
     def stats(self) -> PoolStats:
         """Everything is read off the instances and the account at this moment."""
@@ -455,6 +474,8 @@ class InstancePool:
             self._settle()
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._crew.finish()
 
     # --- carrying out ---
@@ -470,11 +491,27 @@ class InstancePool:
         """The gate says that it is this pool's turn: lends to one waiter."""
         grant = self._lending.next_grant(self._clock())
         if grant is not None:
-            waiter, lease = grant
-            self._tell(waiter.granted, lease)
+            self._grant(*grant)
         self._perform()
         self._set_alarm()
         return grant is not None
+
+    def _grant(self, waiter: Waiter, lease: Lease) -> None:
+        instance = lease.instance
+        if instance.in_flight > instance.capacity and self._watch is None:
+            self._watch_over()
+        self._tell(waiter.granted, lease)
+
+    def _watch_over(self) -> None:
+        self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look_for_stalls)
+
+    def _look_for_stalls(self) -> None:
+        """Takes back the calls that wait in an instance whose present one takes long."""
+        self._watch = None
+        for instance in self._lending.stalled(self._clock()):
+            instance.channel.take_back()
+        if self._lending.handed_ahead:
+            self._watch_over()
 
     def _tell(self, callback: Callable[[Any], None], value: object) -> None:
         """Calls a waiter back; its mistakes must not stop the others from being served."""

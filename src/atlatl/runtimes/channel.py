@@ -56,6 +56,7 @@ class Channel:
         self.id = instance_id
         self.pid = spawned.pid
         self.shapes: dict[str, Shape] = {}
+        self.takes_ahead = False
         self.on_lost: Callable[[AtlatlError], None] | None = None
         self._link = Link(spawned, OVERHEAD_BYTES, self._take, self._ended)
         self._clock = clock
@@ -101,6 +102,9 @@ class Channel:
             raise
         except wire.WireError as error:
             raise ArtifactInvalid(f"{task.handler}: its instance sent {error}") from None
+        self.takes_ahead = task.settings.pool.max_concurrent_requests == 1 and not any(
+            shape.is_async for shape in self.shapes.values()
+        )
 
     # --- calls ---
 
@@ -120,9 +124,11 @@ class Channel:
             lost = failed(InstanceLost("the instance ended before it got the call"))
             self._loop.call_soon(flight.tell, lost)
             return
+        flight.ahead = self.takes_ahead and len(self._flights) > 0
+        flags = wire.AHEAD if flight.ahead else 0
         try:
             frame = call_frame(
-                flight.request_id, call, encoded, self._task, self.shapes, deadline, attempt
+                flight.request_id, call, encoded, self._task, self.shapes, deadline, attempt, flags
             )
         except InvalidRequest as error:
             self._loop.call_soon(flight.tell, failed(error))
@@ -131,10 +137,21 @@ class Channel:
         if not alone and not self._flights:
             self._link.output.skip()
         self._flights.add(flight)
-        if alone:
+        if flight.ahead:
+            self._link.write_ahead(frame)
+        elif alone:
             self._link.write(frame)
         else:
             self._link.write_soon(frame)
+
+    def take_back(self) -> None:
+        """Takes back what was sent ahead; see `ports.InstanceChannel.take_back`."""
+        ahead = self._flights.last_ahead()
+        if not ahead:
+            return
+        n_back = self._link.take_back(len(ahead))
+        for flight in ahead[len(ahead) - n_back :]:
+            self._flights.finish(flight, None)
 
     def credit(self, execution_id: str, n_bytes: int) -> None:
         """Says that an item of `n_bytes` was consumed; once for each item."""
@@ -158,8 +175,12 @@ class Channel:
             self._end_work(flight, Cancelled("the call was cancelled"), grace_s)
 
     def _end_work(self, flight: Flight, verdict: AtlatlError, grace_s: float | None) -> None:
+        if self.takes_ahead:
+            self.take_back()
+            if self._flights.last() is not flight:
+                return  # it was taken back; or its answer is on its way, since another has begun
         flight.verdict = flight.verdict or verdict
-        if len(self._flights) > 1:
+        if len(self._flights) > 1 and not self.takes_ahead:
             self._end_one_of_several(flight, grace_s)
         elif grace_s:
             self._ask_to_end(flight)
@@ -254,6 +275,7 @@ class Channel:
 
     def _ended(self) -> None:
         """The process is gone and its last frame has been taken."""
+        self.take_back()
         outcomes = [
             (flight, failed(self._last_words(flight), **self._facts(flight)))
             for flight in self._flights
@@ -292,11 +314,15 @@ class Channel:
     def _facts(self, flight: Flight) -> dict[str, Any]:
         """What is known about a call whose instance died."""
         return {
-            "output": self._take_rest() if self._flights.undisturbed(flight) else b"",
+            "output": self._take_rest() if self._is_alone(flight) else b"",
             "instance_id": self.id,
             "run_s": max(0.0, self._clock() - flight.sent_at),
             "memory_bytes": self._memory_bytes,
         }
+
+    def _is_alone(self, flight: Flight) -> bool:
+        """Whether what was printed last can be of no other call."""
+        return self.takes_ahead or self._flights.undisturbed(flight)
 
     def _take_rest(self) -> bytes:
         if self._task is None:

@@ -18,6 +18,7 @@ class Flight:
     """What the channel keeps about one call."""
 
     __slots__ = (
+        "ahead",
         "asked_to_end",
         "done",
         "execution_id",
@@ -41,6 +42,8 @@ class Flight:
         self.sent_at = now
         self.joined = Joined()
         self.outstanding = 0
+        self.ahead = False
+        """It was sent while others were before it."""
         self.verdict: AtlatlError | None = None
         """Why its work is being ended; what it answers does not matter any more."""
         self.asked_to_end = False
@@ -48,7 +51,7 @@ class Flight:
         """It had its time to end by itself."""
         self.pong: asyncio.Future[None] | None = None
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcome | None) -> None:
         """Runs `done`, whose failure is not ours."""
         try:
             self.done(outcome)
@@ -75,6 +78,17 @@ class Flights:
         self._by_request[flight.request_id] = flight
         self._by_execution[flight.execution_id] = flight
 
+    def last(self) -> Flight | None:
+        return next(reversed(self._by_request.values()), None)
+
+    def last_ahead(self) -> list[Flight]:
+        """The last ones, as far back as all of them were sent ahead; in their order."""
+        flights = list(self._by_request.values())
+        begin = len(flights)
+        while begin and flights[begin - 1].ahead:
+            begin -= 1
+        return flights[begin:]
+
     def by_request(self, request_id: int) -> Flight | None:
         return self._by_request.get(request_id)
 
@@ -85,7 +99,7 @@ class Flights:
         """Whether no other call was in the instance since this one came."""
         return self._undisturbed is flight
 
-    def finish(self, flight: Flight, outcome: Outcome) -> None:
+    def finish(self, flight: Flight, outcome: Outcome | None) -> None:
         """The one way out, so `done` runs exactly once."""
         if self._by_request.pop(flight.request_id, None) is None:
             return

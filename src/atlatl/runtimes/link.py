@@ -52,6 +52,7 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray(wire.RECEIVE_BYTES)
         self._out: list[bytes] = []
+        self._out_ahead = 0
         self._leaving = False
         self._hung_up = False
 
@@ -85,8 +86,33 @@ class Link(asyncio.BufferedProtocol):
             self._loop.call_soon(self._flush)
         self._out.append(frame)
 
+    def write_ahead(self, frame: bytes) -> None:
+        """A call that has to wait for its turn, and can be taken back until then."""
+        self.write_soon(frame)
+        self._out_ahead += 1
+
+    def take_back(self, most: int) -> int:
+        """Takes back as many of the calls that were sent ahead as have not begun.
+
+        Args:
+            most: how many there can be; a hostile instance may say that there are more.
+        """
+        self._flush()
+        for taken in range(most):
+            try:
+                os.eventfd_read(self._spawned.tokens)
+            except BlockingIOError:
+                return taken
+        return most
+
     def _flush(self) -> None:
+        if not self._out:
+            return
         out, self._out = b"".join(self._out), []
+        if self._out_ahead:
+            # First, or the instance would find a call without its token.
+            os.eventfd_write(self._spawned.tokens, self._out_ahead)
+            self._out_ahead = 0
         self.write(out)
 
     # --- in ---
@@ -153,6 +179,7 @@ class Link(asyncio.BufferedProtocol):
             self._ended()
         finally:
             os.close(self._spawned.pidfd)
+            os.close(self._spawned.tokens)
             self._spawned.output.close()
             if self._transport is None:
                 self._spawned.sock.close()

@@ -19,6 +19,7 @@ def call_frame(
     shapes: dict[str, Shape],
     deadline: float,
     attempt: int,
+    flags: int = 0,
 ) -> bytes:
     """The bytes that hand a call over.
 
@@ -42,7 +43,7 @@ def call_frame(
     try:
         if call.environment:
             meta["environment"] = call.environment
-        return wire.encode(wire.CALL, request_id, msgspec.json.encode(meta), encoded.body)
+        return wire.encode(wire.CALL, request_id, msgspec.json.encode(meta), encoded.body, flags)
     except ValueError as error:
         # Lone surrogates anywhere in the caller's texts, and a body of over 4 GiB, end here too.
         raise InvalidRequest(f"the call cannot be sent to an instance: {error}") from None

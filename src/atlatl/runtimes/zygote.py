@@ -60,6 +60,8 @@ class Spawned(NamedTuple):
     pidfd: int
     sock: socket.socket
     output: OutputFile
+    tokens: int
+    """Semaphore with one token for each call that was sent ahead and has not begun."""
 
 
 class Order(NamedTuple):
@@ -161,12 +163,14 @@ class Zygote:
             on_failure.callback(ours.close)
             output = OutputFile()
             on_failure.callback(output.close)
+            tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            on_failure.callback(os.close, tokens)
             with theirs:
-                answer = self._ask(on_exit, in_stock, theirs.fileno(), output.descriptor)
+                answer = self._ask(on_exit, in_stock, theirs.fileno(), output.descriptor, tokens)
             on_failure.callback(_discard, answer)
             pid, pidfd = await answer
             on_failure.pop_all()
-        return Spawned(pid, pidfd, ours, output)
+        return Spawned(pid, pidfd, ours, output, tokens)
 
     def _ask(
         self, on_exit: OnExit, in_stock: bool, *descriptors: int
