@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -20,6 +21,9 @@ from atlatl.telemetry.logs import ExecutionLog, configure, stderr_writer
 __all__ = ["load_settings", "serve"]
 
 log = logging.getLogger(__name__)
+
+GARBAGE = 20_000
+"""New objects after which garbage is looked for; a call makes some fifty."""
 
 
 def serve(settings: Settings, *, functions: Path | None = None) -> int:
@@ -50,7 +54,7 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
     writer = stderr_writer()
     logger = configure(writer, colours=sys.stderr.isatty())
     try:
-        logged = [ExecutionLog(logger)]
+        logged = [ExecutionLog(logger, None if sys.stderr.isatty() else writer)]
         async with (
             FunctionService(settings, listeners=logged) as service,
             _fronts(service) as where,
@@ -59,6 +63,7 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
                 service.busy_with = f"the functions in {functions} are being deployed"
                 await deploy_directory(service, functions, _say)
                 service.busy_with = ""
+            _spare_collections()
             _say(f"atlatl serves on {where}")
             await stop.wait()
             _say("draining: new calls are refused, started ones finish")
@@ -66,6 +71,13 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
         _say("stopped")
     finally:
         writer.close()
+
+
+def _spare_collections() -> None:
+    """What is there now stays; to look through it again and again costs calls their time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 @contextlib.asynccontextmanager

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +45,8 @@ from atlatl.stores.sqlite import SqliteStore
 from atlatl.telemetry.fanout import Fanout
 from atlatl.telemetry.metrics import Metrics
 
+IDS_AT_ONCE = 128
+
 
 class FunctionService(service.FunctionService):
     """A function service to embed, or to put fronts on.
@@ -69,6 +71,7 @@ class FunctionService(service.FunctionService):
 def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Parts:
     """All parts of a service, joined and not yet started."""
     settings = _with_data_dir(settings)
+    new_id = RandomIds()
     clock, wall, dice = time.monotonic, time.time, random.Random()
     began, began_at = clock(), wall()
 
@@ -208,9 +211,28 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     )
 
 
-def new_id() -> str:
-    """A random UUID (version 4): an id that nobody has used and nobody can guess."""
-    return str(uuid.uuid4())
+class RandomIds:
+    """Random UUIDs (version 4): ids that nobody has used and nobody can guess.
+
+    The system is asked for many at once: each question costs as much as a tenth of a call.
+    """
+
+    def __init__(self) -> None:
+        self._digits = ""
+        self._at = 0
+
+    def __call__(self) -> str:
+        if self._at >= len(self._digits):
+            self._digits, self._at = secrets.token_hex(16 * IDS_AT_ONCE), 0
+        at = self._at
+        self._at = at + 32
+        some = self._digits[at : at + 32]
+        variant = _VARIANTS[some[16]]
+        return f"{some[:8]}-{some[8:12]}-4{some[13:16]}-{variant}{some[17:20]}-{some[20:]}"
+
+
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""RFC 9562, 4.1: the two high bits are 1 and 0."""
 
 
 def _with_data_dir(settings: Settings) -> Settings:

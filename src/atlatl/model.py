@@ -7,6 +7,7 @@ time in Unix seconds, `deadline` is absolute monotonic seconds.
 from __future__ import annotations
 
 import enum
+import functools
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -184,7 +185,13 @@ class Task(Record, frozen=True):
     @property
     def function(self) -> str:
         """Name of the function that is called when a call names none."""
-        return self.handler.rpartition(":")[2]
+        return _function_of(self.handler)
+
+
+@functools.lru_cache(1024)
+def _function_of(handler: str) -> str:
+    """Asked for several times in each call."""
+    return handler.rpartition(":")[2]
 
 
 class Arguments(Record, frozen=True, tag="arguments"):

@@ -18,6 +18,17 @@ _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 _URGENCY = re.compile(r"u=([0-9]+)(?:;.*)?")
+_SAY_HOW = frozenset(
+    {
+        "atlatl-callback-url",
+        "atlatl-max-retries",
+        "atlatl-not-before",
+        "atlatl-timeout-ms",
+        "idempotency-key",
+        "priority",
+        "traceparent",
+    }
+)
 _ONLY_ASYNC = ("atlatl-not-before", "atlatl-callback-url")
 _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]{1,2048}")
 """The characters of RFC 3986: what two readers of a URL disagree about stands outside of them."""
@@ -55,24 +66,62 @@ def call_from(task_name: str, request: HttpRequest, *, mode: Mode, new_execution
     Raises:
         InvalidRequest: a header has a value that it cannot have; the message names it.
     """
-    headers = request.headers
-    key = _idempotency_key(headers)
-    traceparent = headers.get("traceparent", "").strip()
-    traced = _TRACEPARENT.fullmatch(traceparent) is not None
+    options = call_options(request.headers, mode)
+    return make_call(task_name, request, mode, options, new_execution_id)
+
+
+def make_call(
+    task_name: str,
+    request: HttpRequest,
+    mode: Mode,
+    options: Mapping[str, Any],
+    new_execution_id: str,
+) -> Call:
+    """The call out of its parts; see `call_from` and `call_options`."""
+    if "execution_id" in options:
+        return Call(
+            task_name=task_name,
+            payload=request,
+            mode=mode,
+            headers=request.headers,
+            id_given=True,
+            **options,
+        )
     return Call(
-        execution_id=key or new_execution_id,
+        execution_id=new_execution_id,
         task_name=task_name,
         payload=request,
         mode=mode,
-        timeout_ms=_whole_number(headers, "atlatl-timeout-ms", lowest=1) or 0,
-        max_retries=_whole_number(headers, "atlatl-max-retries", lowest=0),
-        priority=_urgency(headers),
-        id_given=bool(key),
-        headers=headers,
-        traceparent=traceparent if traced else "",
-        tracestate=headers.get("tracestate", "") if traced else "",
-        **deferral(headers, mode),
+        headers=request.headers,
+        **options,
     )
+
+
+def call_options(headers: Mapping[str, str], mode: Mode) -> dict[str, Any]:
+    """What the headers of a call say about it, as fields of Call; nothing for what they don't say.
+
+    Args:
+        headers: names in lower case.
+        mode: of the call.
+
+    Raises:
+        InvalidRequest: a header has a value that it cannot have; the message names it.
+    """
+    if _SAY_HOW.isdisjoint(headers):
+        return {}
+    key = _idempotency_key(headers)
+    traceparent = headers.get("traceparent", "").strip()
+    traced = _TRACEPARENT.fullmatch(traceparent) is not None
+    options = {
+        "execution_id": key,
+        "timeout_ms": _whole_number(headers, "atlatl-timeout-ms", lowest=1),
+        "max_retries": _whole_number(headers, "atlatl-max-retries", lowest=0),
+        "priority": _urgency(headers),
+        "traceparent": traceparent if traced else None,
+        "tracestate": headers.get("tracestate") if traced else None,
+        **deferral(headers, mode),
+    }
+    return {name: value for name, value in options.items() if value not in (None, "")}
 
 
 def deferral(headers: Mapping[str, str], mode: Mode) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from atlatl.errors import AtlatlError
 from atlatl.front.access import Gate, Visitor
 from atlatl.front.auth import Scope
-from atlatl.front.calls import call_from, headers_of, prefers_async
+from atlatl.front.calls import call_options, headers_of, make_call, prefers_async
 from atlatl.front.outcomes import accepted, answer
 from atlatl.front.problems import crashed, problem_response
 from atlatl.front.sending import PIECE_BYTES
@@ -32,7 +32,28 @@ if TYPE_CHECKING:
 Fields = Iterable[tuple[bytes, bytes]]
 
 _PATH = re.compile(rb"/functions/([A-Za-z0-9._~-]{1,128})")
-_LONG_WAY = ("expect", "transfer-encoding", "upgrade")
+_LONG_WAY = frozenset({"expect", "transfer-encoding", "upgrade"})
+
+
+class Wanted:
+    """A call that may go the short way.
+
+    Attributes:
+        name: of the task.
+        mode: SYNC or ASYNC.
+        headers: of the request, as the function gets them.
+        options: what they say about the call, as fields of Call.
+    """
+
+    __slots__ = ("headers", "mode", "name", "options")
+
+    def __init__(
+        self, name: str, mode: Mode, headers: dict[str, str], options: dict[str, Any]
+    ) -> None:
+        self.name = name
+        self.mode = mode
+        self.headers = headers
+        self.options = options
 
 
 class FastPath:
@@ -51,6 +72,9 @@ class FastPath:
     def pick(self, method: bytes, url: bytes, fields: Fields, host: str) -> Wanted | None:
         """What the request asks for; None when it has to go the long way.
 
+        The answer depends on the arguments alone, so a connection that repeats itself need not
+        ask again; what changes is asked by `serves`.
+
         Args:
             method: as received.
             url: as received.
@@ -61,42 +85,32 @@ class FastPath:
         if match is None:
             return None
         headers = headers_of(fields, without=frozenset())
-        if any(name in headers for name in _LONG_WAY):
+        if not _LONG_WAY.isdisjoint(headers):
             return None
         if int(headers.get("content-length", "0")) > self._max_body_bytes:
             return None
-        name = match[1].decode()
         mode = Mode.ASYNC if prefers_async(headers) else Mode.SYNC
         visitor = Visitor(headers, host)
         try:
             self._gate.check(visitor, Scope.CALL)
-            task = self.service.task(name)
+            options = call_options(headers, mode)
         except AtlatlError:
-            return None
-        shape = task.shapes.get(task.function)
-        if not self.service.is_open or shape is None or (shape.streams and mode is Mode.SYNC):
             return None
         if "authorization" in headers and self._gate.holds_token(visitor):
             # The service's own token is none of the function's business.
             del headers["authorization"]
-        return Wanted(name, mode, headers)
+        return Wanted(match[1].decode(), mode, headers, options)
 
-
-class Wanted:
-    """A call that goes the short way.
-
-    Attributes:
-        name: of the task.
-        mode: SYNC or ASYNC.
-        headers: of the request.
-    """
-
-    __slots__ = ("headers", "mode", "name")
-
-    def __init__(self, name: str, mode: Mode, headers: dict[str, str]) -> None:
-        self.name = name
-        self.mode = mode
-        self.headers = headers
+    def serves(self, wanted: Wanted) -> bool:
+        """Whether such a call can go the short way now."""
+        if not self.service.is_open:
+            return False
+        try:
+            task = self.service.task(wanted.name)
+        except AtlatlError:
+            return False
+        shape = task.shapes.get(task.function)
+        return shape is not None and (wanted.mode is Mode.ASYNC or not shape.streams)
 
 
 class FastCycle:
@@ -164,7 +178,7 @@ class FastCycle:
         )
         body.clear()
         new_id = self._service.new_execution_id()
-        call = call_from(wanted.name, request, mode=wanted.mode, new_execution_id=new_id)
+        call = make_call(wanted.name, request, wanted.mode, wanted.options, new_id)
         if call.mode is Mode.ASYNC:
             self._connection.do(self._accept(call))
             return

@@ -6,16 +6,17 @@ A head is bounded in time and size, a body has to keep coming, and an upgrade is
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from atlatl.errors import AtlatlError, InvalidRequest
-from atlatl.front.fast import FastCycle, FastPath
+from atlatl.front.fast import FastCycle, FastPath, Wanted
 from atlatl.problem import MEDIA_TYPE, problem
 from atlatl.settings import HttpSettings
 
@@ -79,9 +80,14 @@ class BoundedProtocol(HttpToolsProtocol):
     _turn: FastCycle | None = None
     """The call that is being made or answered, when it goes the short way."""
     _host = ""
+    _picked: tuple[bytes, bytes, list[tuple[bytes, bytes]]] | None = None
+    """The last request; a connection mostly repeats itself."""
+    _wanted: Wanted | None = None
+    """What it asked for."""
     _fields_of: object = None
     _fields = b""
     _head_timer: asyncio.TimerHandle | None = None
+    _head_timer_at = math.inf
     _head_until: float | None = None
     """When a request that is waited for, or whose head is coming in, has no time left."""
     _idle = False
@@ -117,15 +123,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._idle:
-            # A lone line break begins no request, and ends the wait for one.
-            self._idle = False
-            self._wait_for_head(self.head_timeout_s)
+        was_idle, self._idle = self._idle, False
         self._idle_bytes += len(data)
         try:
             self._feed(memoryview(data))
         except httptools.HttpParserError:
             self.send_400_response("")
+        if was_idle and not self._idle and self._head_until is not None:
+            # A lone line break begins no request, and ends the wait for one.
+            self._wait_for_head(self.head_timeout_s)
         if self._idle_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._too_large = True
             self.send_400_response("")
@@ -168,21 +174,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
 
     def on_url(self, url: bytes) -> None:
         if self._again:
             return
-        self._count(len(url))
-        super().on_url(url)
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._again:
             return
-        self._count(len(name) + len(value) + FIELD_OVERHEAD_BYTES)
+        self._head_bytes += len(name) + len(value) + FIELD_OVERHEAD_BYTES
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
         # A trailer is no header (RFC 9110, 6.5.1): a proxy in front has not looked at it.
         if self._in_head:
-            super().on_header(name, value)
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._again:
@@ -204,19 +213,22 @@ class BoundedProtocol(HttpToolsProtocol):
     def _fast_cycle(self) -> FastCycle | None:
         if self.fast_path is None:
             return None
-        parser = self.parser
-        wanted = self.fast_path.pick(parser.get_method(), self.url, self.headers, self._host)
-        if wanted is None:
+        parser, request = self.parser, (self.parser.get_method(), self.url, self.headers)
+        if request != self._picked:
+            self._picked, self._wanted = request, self.fast_path.pick(*request, self._host)
+        wanted = self._wanted
+        if wanted is None or not self.fast_path.serves(wanted):
             return None
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
         return FastCycle(self, self.fast_path.service, wanted, keep_alive=keep_alive)
 
     def _to_application(self) -> None:
         """Has uvicorn make what the application needs, of what has come in."""
-        url, fields, expect = self.url, self.headers, self.expect_100_continue
+        url, fields = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expect
-        self.headers.extend(fields)
+        self.url = url
+        for name, value in fields:
+            super().on_header(name, value)
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -293,27 +305,25 @@ class BoundedProtocol(HttpToolsProtocol):
             return HeadTooLarge(f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
         return InvalidRequest("this is no HTTP/1.1 request")
 
-    def _count(self, n_bytes: int) -> None:
-        self._head_bytes += n_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._too_large = True
-            raise HeadTooLarge("ends the parser; the answer is written by send_400_response")
+    def _refuse_head(self) -> NoReturn:
+        self._too_large = True
+        raise HeadTooLarge("ends the parser; the answer is written by send_400_response")
 
     def _wait_for_head(self, timeout_s: float) -> None:
-        self._head_until = self.loop.time() + timeout_s
-        timer = self._head_timer
-        if timer is None or timer.when() > self._head_until:
-            if timer is not None:
-                timer.cancel()
-            self._head_timer = self.loop.call_at(self._head_until, self._head_due)
+        self._head_until = until = self.loop.time() + timeout_s
+        if until < self._head_timer_at:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+            self._head_timer, self._head_timer_at = self.loop.call_at(until, self._head_due), until
 
     def _head_due(self) -> None:
         """The timer is not moved with each request; here it turns out whether time is left."""
-        self._head_timer = None
-        if self._head_until is None:
+        self._head_timer, self._head_timer_at = None, math.inf
+        until = self._head_until
+        if until is None:
             return
-        if self._head_until > self.loop.time():
-            self._head_timer = self.loop.call_at(self._head_until, self._head_due)
+        if until > self.loop.time():
+            self._head_timer, self._head_timer_at = self.loop.call_at(until, self._head_due), until
         else:
             self.transport.close()
 

@@ -37,6 +37,9 @@ OVERHEAD_BYTES = 1024 * 1024
 ESCAPED = 6
 """Characters that JSON may need for one byte of output."""
 
+KEPT_OUTPUT_BYTES = 1024 * 1024
+"""The file of an instance that is never without a call may grow to about this size."""
+
 LOOP_GRACE_S = 0.25
 """Least time that an event loop gets to answer a ping before its instance is given up."""
 
@@ -69,6 +72,8 @@ class Channel:
         self._last_id = 0
         self._expected = False
         """Its end is our doing."""
+        self._ending: set[int] = set()
+        """Calls whose work is being ended."""
         self._memory_bytes = 0
         """As it said last."""
 
@@ -139,8 +144,6 @@ class Channel:
         self._flights.add(flight)
         if flight.ahead:
             self._link.write_ahead(frame)
-        elif alone:
-            self._link.write(frame)
         else:
             self._link.write_soon(frame)
 
@@ -180,6 +183,7 @@ class Channel:
             if self._flights.last() is not flight:
                 return  # it was taken back; or its answer is on its way, since another has begun
         flight.verdict = flight.verdict or verdict
+        self._ending.add(flight.request_id)
         if len(self._flights) > 1 and not self.takes_ahead:
             self._end_one_of_several(flight, grace_s)
         elif grace_s:
@@ -226,7 +230,7 @@ class Channel:
     @property
     def accepting(self) -> bool:
         """False once the instance must not be given new calls."""
-        return self._link.open and all(flight.verdict is None for flight in self._flights)
+        return self._link.open and not self._ending
 
     # --- health and end ---
 
@@ -411,10 +415,16 @@ class Channel:
                 run_s=outcome.run_s,
                 memory_bytes=outcome.memory_bytes,
             )
-        if about.printed is not None and len(self._flights) == 1:
-            self._link.output.rewind()
+        if about.printed is not None:
+            if len(self._flights) == 1:
+                self._link.output.rewind()
+            elif about.printed[1] > KEPT_OUTPUT_BYTES:
+                self.take_back()  # so that it has nothing to do for a moment
+        if self._ending:
+            self._ending.discard(flight.request_id)
         self._flights.finish(flight, outcome)
-        self._kill_if_all_overdue()
+        if self._ending:
+            self._kill_if_all_overdue()
 
 
 def _fail(waiting: asyncio.Future[Any], error: AtlatlError) -> None:
