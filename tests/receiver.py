@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -30,9 +31,12 @@ class Receiver:
     """Answers each request with the next of `behaviours`, the last of them for ever."""
 
     behaviours: list[Behaviour]
+    scheme: str = "http"
     port: int = 0
     received: list[Received] = field(default_factory=list)
     connections: int = 0
+    names: list[str | None] = field(default_factory=list)
+    """That encrypted connections asked for (SNI)."""
 
     @property
     def address(self) -> str:
@@ -40,7 +44,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}/ended"
+        return f"{self.scheme}://{self.address}/ended"
 
     async def serve(self, reader: Reader, writer: Writer) -> None:
         self.connections += 1
@@ -120,16 +124,20 @@ async def talks_nonsense(_: Received, writer: Writer) -> None:
 
 
 @asynccontextmanager
-async def receiver(*behaviours: Behaviour) -> AsyncIterator[Receiver]:
+async def receiver(
+    *behaviours: Behaviour, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Receiver]:
     """Listens while inside; without behaviours it takes every request."""
-    it = Receiver(list(behaviours) or [answers(204)])
+    it = Receiver(list(behaviours) or [answers(204)], "https" if tls else "http")
+    if tls is not None:
+        tls.sni_callback = lambda _, name, __: it.names.append(name)
     connections: set[asyncio.Task[None]] = set()
 
     def connected(reader: Reader, writer: Writer) -> None:
         task = asyncio.ensure_future(it.serve(reader, writer))
         connections.add(task)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     it.port = server.sockets[0].getsockname()[1]
     try:
         yield it

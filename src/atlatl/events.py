@@ -17,6 +17,8 @@ class ExecutionFinished(Event, frozen=True):
     execution: Execution
     latency_s: float
     """Acceptance to end (synchronous), attempt start to end (async)."""
+    redriven: bool = False
+    """It had ended before, as a dead letter, and was counted then."""
 
 
 class ExecutionAccepted(Event, frozen=True):

@@ -335,6 +335,7 @@ class Execution(Record, frozen=True):
     outcome: Outcome | None = None
     instance_id: str = ""
     version: int = 0
+    """Of the task that runs or ran it; 0 while a durable one waits, for that is not known yet."""
     cold_start: bool = False
     trace_id: str = ""
     metadata: dict[str, str] = {}
@@ -391,6 +392,13 @@ class Queued(Record, frozen=True):
     """Attempts that the end of the service cut off."""
     lease: int = 0
     """How often it was leased. What is settled under an older lease changes nothing."""
+    damage: str = ""
+    """Why the call can't be read any more: of `call` only the id and the task's name are right."""
+
+    @property
+    def redriven(self) -> bool:
+        """It had ended before: what was tried since then is not all that was tried."""
+        return self.attempt > 1 + self.failures + self.recoveries
 
 
 class DeadLetter(Record, frozen=True):
@@ -401,16 +409,22 @@ class DeadLetter(Record, frozen=True):
 
 
 class QueueDepth(Record, frozen=True):
-    """What the queue holds of one task."""
+    """What the queue holds of one task.
+
+    The store calls all that is leased `leased`. The dispatcher, who knows what it leased ahead
+    of time, calls what has not begun `ready`.
+    """
 
     task_name: str
     ready: int = 0
+    """Wait for an instance, the open breaker included."""
     delayed: int = 0
     """Wait for their time: `not_before`, or the pause before a retry."""
     leased: int = 0
+    """Under way: until their end, or that another attempt follows, is in the store."""
     dead: int = 0
     oldest_ready_at: float | None = None
-    """Since when the longest waiting of the ready and the leased ones could have run."""
+    """Since when the longest waiting of the ready ones could have run; None without any."""
 
 
 class Callback(Record, frozen=True):

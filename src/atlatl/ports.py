@@ -212,8 +212,9 @@ class Store(Protocol):
 class Queue(Protocol):
     """Durable executions, from acceptance to their end, each with its record in the store.
 
-    One is ready, delayed, leased or dead. Every time is an argument, Unix seconds of the queue's
-    clock. Whatever returns has been committed. Raises StoreUnavailable.
+    One is ready, delayed, leased or dead. One whose call can't be read any more is handed out
+    like the others, with `damage` set: who leases it ends it. Every time is an argument, Unix
+    seconds of the queue's clock. Whatever returns has been committed. Raises StoreUnavailable.
     """
 
     async def enqueue(self, record: ExecutionRecord, queued: Queued) -> ExecutionRecord | None:
@@ -270,7 +271,8 @@ class Queue(Protocol):
         """Ends an execution: the record, the queue's entry and the callback, all or none.
 
         Args:
-            record: with its outcome; the fingerprint that is stored stays.
+            record: with its outcome; the fingerprint that is stored stays, and so do the
+                function's name and the trace where it has none.
             lease: the number of the lease that is held.
             died_at: keeps the entry as a dead letter; None removes it.
             callback: whom to tell.
@@ -324,6 +326,7 @@ class Queue(Protocol):
         """Makes a dead letter ready again, its record PENDING; None when there is none.
 
         The attempt counts on; `failures` and `recoveries` begin at 0, and it expires no more.
+        Nobody is told of the former end from now on.
         """
 
     async def delete_dead_letter(self, execution_id: str) -> bool:
@@ -338,11 +341,28 @@ class Queue(Protocol):
     async def next_callback_at(self) -> float | None:
         """When the next callback is due; None when there is none."""
 
-    async def put_callback(self, callback: Callback) -> None:
-        """Has it tried again: `tries` and `ready_at` are as given."""
+    async def put_callback(self, callback: Callback, *, tries: int, ready_at: float) -> bool:
+        """Has it tried again.
 
-    async def drop_callback(self, execution_id: str) -> None:
-        """It was made, or is given up."""
+        Args:
+            callback: as it was read.
+            tries: that failed by now.
+            ready_at: when it is due.
+
+        Returns:
+            False, and nothing is changed, when it is not as it was read any more: a redrive took
+            it away, and perhaps the next end has brought another one.
+        """
+
+    async def drop_callback(self, callback: Callback) -> bool:
+        """It was made, or is given up.
+
+        Args:
+            callback: as it was read.
+
+        Returns:
+            As `put_callback`.
+        """
 
 
 class Telemetry(Protocol):

@@ -51,7 +51,7 @@ class Reports:
         wall: Unix seconds.
         cpu_clock: CPU seconds of this process.
         memory_budget_bytes: what the instances may use together.
-        queue_depths: what the queue holds, from memory.
+        queue_depths: what the queue holds; asks nobody, and counts what has not begun as ready.
         queue_clock: Unix seconds of the queue's clock, for ages.
     """
 
@@ -213,7 +213,7 @@ class Reports:
         )
 
     def _pending(self) -> int:
-        """Accepted and not begun; what is leased has come to the manager already."""
+        """Accepted and not begun."""
         queued = sum(depth.ready + depth.delayed for depth in self._queue_depths())
         return self._manager.pending + queued
 

@@ -484,8 +484,11 @@ class FunctionService:
         return self._reports.mean_ms(task_name) or DEFAULT_ESTIMATE_MS
 
     def queues(self) -> list[QueueDepth]:
-        """What waits, by task; at most a second old."""
-        return list(self._parts.dispatcher.depths())
+        """What there is of each task; what is leased and has not begun is `ready`.
+
+        The counts of delayed ones and dead letters are at most a second old, the others are of now.
+        """
+        return self._parts.dispatcher.depths()
 
     async def dead_letters(self, *, limit: int = 100, start_after: str = "") -> Page[DeadLetter]:
         """Executions that failed for good and may be redriven, the latest to die first.

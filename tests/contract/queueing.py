@@ -7,6 +7,7 @@ from typing import Any
 
 from atlatl.errors import InstanceLost
 from atlatl.model import (
+    Callback,
     DeadLetter,
     Execution,
     Outcome,
@@ -39,12 +40,19 @@ async def leased(store: Store, **facts: Any) -> Queued:
 
 
 async def dead(
-    store: Store, execution_id: str, died_at: float, *, outcome: Outcome | None = None, **facts: Any
+    store: Store,
+    execution_id: str,
+    died_at: float,
+    *,
+    outcome: Outcome | None = None,
+    callback: Callback | None = None,
+    **facts: Any,
 ) -> None:
     """Accepts an execution that then fails for good."""
     entry = queued(execution_id, lease=1, **facts)
     await enqueue(store, entry)
-    assert await store.queue.settle(ended(entry, outcome or failure()), 1, died_at=died_at)
+    end = ended(entry, outcome or failure())
+    assert await store.queue.settle(end, 1, died_at=died_at, callback=callback)
 
 
 async def depth(store: Store) -> dict[str, int]:

@@ -324,6 +324,19 @@ def test_an_end_is_the_record_and_no_entry(run: Run, payload: bytes) -> None:
     run(work)
 
 
+def test_an_end_without_a_run_keeps_the_function_and_the_trace_of_acceptance(run: Run) -> None:
+    async def work(store: Store) -> None:
+        entry = queued(lease=1)
+        kept = accepted(entry)
+        kept = replace(kept, execution=replace(kept.execution, trace_id="a" * 32))
+        assert await store.queue.enqueue(kept, entry) is None
+        assert await store.queue.settle(ended(entry, failure(), function_name="", trace_id=""), 1)
+        end = await execution(store)
+        assert (end.function_name, end.trace_id) == ("main", "a" * 32)
+
+    run(work)
+
+
 def test_one_that_fails_for_good_stays_as_a_dead_letter(run: Run) -> None:
     async def work(store: Store) -> None:
         entry = await leased(store, payload=Event(value=LARGE))
@@ -488,8 +501,8 @@ def test_a_closed_queue_says_so(run: Run) -> None:
             lambda: queue.prune_dead_letters(died_before=1.0),
             lambda: queue.callbacks(now=1.0, limit=1),
             queue.next_callback_at,
-            lambda: queue.put_callback(told),
-            lambda: queue.drop_callback("e-1"),
+            lambda: queue.put_callback(told, tries=1, ready_at=2.0),
+            lambda: queue.drop_callback(told),
         ):
             with pytest.raises(StoreUnavailable, match="closed"):
                 await use()

@@ -51,7 +51,7 @@ def test_depths_are_counted_by_task_in_the_order_of_names(run: Run) -> None:
         expected = [
             QueueDepth(task_name="Alpha", ready=2, oldest_ready_at=5.0),
             QueueDepth(task_name="gone", dead=1),
-            QueueDepth(task_name="zeta", ready=1, delayed=1, leased=1, dead=1, oldest_ready_at=3.0),
+            QueueDepth(task_name="zeta", ready=1, delayed=1, leased=1, dead=1, oldest_ready_at=4.0),
             QueueDepth(task_name="ünder", delayed=1),
         ]
         assert list(await store.queue.depths()) == expected
@@ -114,7 +114,7 @@ def test_a_dead_letter_can_be_tried_again(run: Run, payload: bytes) -> None:
         )
         assert again == expected
         assert await letters(store) == []
-        pending = replace(accepted(entry, b"f").execution, attempt=8, version=3)
+        pending = replace(accepted(entry, b"f").execution, attempt=8)
         found = await store.execution("e-1")
         assert found == replace(accepted(entry, b"f"), execution=pending)
         assert await store.queue.redrive("e-1", now=50.0) is None
@@ -306,14 +306,14 @@ def test_a_callback_comes_with_the_end_and_is_tried_until_dropped(run: Run) -> N
         assert list(await store.queue.callbacks(now=21.0, limit=9)) == [told]
         assert await store.queue.next_callback_at() == 21.0
         later = replace(told, tries=1, ready_at=40.0)
-        await store.queue.put_callback(later)
+        assert await store.queue.put_callback(told, tries=1, ready_at=40.0)
         assert await store.queue.callbacks(now=39.0, limit=9) == []
         assert list(await store.queue.callbacks(now=40.0, limit=9)) == [later]
-        await store.queue.drop_callback("e-1")
+        assert await store.queue.drop_callback(later)
         assert await store.queue.next_callback_at() is None
-        await store.queue.put_callback(later)  # whoever is late does not bring it back
-        await store.queue.drop_callback("e-1")
-        await store.queue.drop_callback("\udc80")
+        # Whoever is late does not bring it back.
+        assert not await store.queue.put_callback(later, tries=2, ready_at=50.0)
+        assert not await store.queue.drop_callback(later)
         assert await store.queue.next_callback_at() is None
 
     run(work)
@@ -338,16 +338,81 @@ def test_the_longest_due_callback_is_first(run: Run) -> None:
     run(work)
 
 
-def test_a_second_end_brings_its_own_callback(run: Run) -> None:
-    told = Callback(execution_id="e-1", url="http://example.org", ready_at=1.0, tries=3)
+def test_a_second_end_has_its_own_callback_and_the_first_ends_is_gone(run: Run) -> None:
+    first = Callback(execution_id="e-1", url="http://example.org", ready_at=21.0)
 
     async def work(store: Store) -> None:
-        await enqueue(store, queued(lease=1))
-        await store.queue.settle(ended(queued(), failure()), 1, died_at=9.0, callback=told)
-        await store.queue.redrive("e-1", now=10.0)
-        (entry,) = await lease(store)
-        again = replace(told, ready_at=2.0, tries=0)
-        await store.queue.settle(ended(entry), 2, callback=again)
-        assert list(await store.queue.callbacks(now=9.0, limit=9)) == [again]
+        await dead(store, "e-1", 9.0, callback=first)
+        await dead(store, "other", 9.0, callback=replace(first, execution_id="other"))
+        await store.queue.redrive("e-1", now=30.0)
+        assert [one.execution_id for one in await callbacks(store)] == ["other"]
+        (entry,) = await lease(store, now=30.0)
+        second = replace(first, ready_at=31.0)
+        await store.queue.settle(ended(entry), 2, callback=second)
+        assert second in await callbacks(store)
 
     run(work)
+
+
+def test_who_read_the_first_ends_callback_does_not_change_the_seconds(run: Run) -> None:
+    """It was redriven, and ended again, between the look and the write."""
+    first = Callback(execution_id="e-1", url="http://example.org", ready_at=21.0)
+
+    async def work(store: Store) -> None:
+        await dead(store, "e-1", 9.0, callback=first)
+        (read,) = await callbacks(store)
+        await store.queue.redrive("e-1", now=30.0)
+        (entry,) = await lease(store, now=30.0)
+        second = replace(first, ready_at=31.0)
+        await store.queue.settle(ended(entry), 2, callback=second)
+        assert not await store.queue.drop_callback(read)
+        assert not await store.queue.put_callback(read, tries=1, ready_at=99.0)
+        assert await callbacks(store) == [second]
+
+    run(work)
+
+
+def test_a_callback_goes_with_the_record(run: Run) -> None:
+    """Else it would tell of whichever execution takes the id next."""
+
+    async def work(store: Store) -> None:
+        for key, task_id in (("old", "t-1"), ("task", "t-2"), ("kept", "t-3"), ("dead", "t-2")):
+            told = Callback(execution_id=key, url="http://example.org", ready_at=21.0)
+            if key == "dead":
+                await dead(store, key, 30.0, task_id=task_id, callback=told)
+                continue
+            entry = queued(key, lease=1, task_id=task_id)
+            await enqueue(store, entry)
+            end = ended(entry, completed_at=5.0 if key == "old" else 20.0)
+            assert await store.queue.settle(end, 1, callback=told)
+        bounds: dict[str, Any] = {"spare_since": 0.0, "keep": 99, "keep_bytes": 1 << 30}
+        assert await store.prune_executions(ended_before=10.0, **bounds) == 1
+        assert await callback_ids(store) == ["dead", "kept", "task"]
+        assert sorted(await store.forget_executions("t-2")) == ["dead", "task"]
+        assert await callback_ids(store) == ["kept"]
+
+    run(work)
+
+
+@pytest.mark.parametrize("bound", [{"keep": 0}, {"keep_bytes": 0}])
+def test_a_callback_goes_with_a_record_that_was_one_too_many(
+    run: Run, bound: dict[str, Any]
+) -> None:
+    async def work(store: Store) -> None:
+        entry = queued(lease=1)
+        await enqueue(store, entry)
+        told = Callback(execution_id="e-1", url="http://example.org")
+        await store.queue.settle(ended(entry), 1, callback=told)
+        bounds: dict[str, Any] = {"keep": 99, "keep_bytes": 1 << 30} | bound
+        assert await store.prune_executions(ended_before=0.0, spare_since=1e9, **bounds) == 1
+        assert await callback_ids(store) == []
+
+    run(work)
+
+
+async def callbacks(store: Store) -> list[Callback]:
+    return list(await store.queue.callbacks(now=1e9, limit=99))
+
+
+async def callback_ids(store: Store) -> list[str]:
+    return sorted(one.execution_id for one in await callbacks(store))

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from atlatl.client import Client
+from atlatl.engine.callbacks import PER_HOST
 from scripts.stranger import ASYNC, COMPLETED, EXISTING_TASK, PENDING, Stranger, parameters
 from tests.e2e.server import Server, eventually, serving
-from tests.receiver import receiver
+from tests.receiver import Receiver, hangs, receiver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -136,6 +137,45 @@ def test_a_callback_brings_the_result(tmp_path: Path) -> None:
         assert json.loads(request.body) == {"hello": "world", "attempt": 1}
 
     asyncio.run(go())
+
+
+def test_a_receiver_that_hangs_holds_up_neither_the_queue_nor_other_receivers(
+    tmp_path: Path,
+) -> None:
+    async def go() -> None:
+        async with receiver(hangs) as stuck, receiver() as quick:
+            await asyncio.to_thread(use_both, tmp_path / "data", stuck, quick)
+
+    asyncio.run(go())
+
+
+def use_both(data_dir: Path, stuck: Receiver, quick: Receiver) -> None:
+    # No try ends by itself while this runs.
+    callbacks = {"allowed_hosts": [stuck.address, quick.address], "timeout_s": 600}
+    settings = {f"callbacks__{name}": value for name, value in callbacks.items()}
+    with serving(data_dir, **settings) as server:
+        server.deployed("hello", HELLO)
+
+        def submit(there: Receiver) -> str:
+            answer = server.call("hello", headers={**LATER, "Atlatl-Callback-Url": there.url})
+            assert answer.status_code == 202, answer.text
+            execution_id: str = answer.headers["atlatl-execution-id"]
+            return execution_id
+
+        def completed() -> int:
+            listed = server.http.get("/api/v1/executions?status=COMPLETED&limit=100").json()
+            return len(listed["executions"])
+
+        for _ in range(50):
+            submit(stuck)
+        eventually(lambda: completed() == 50, within_s=30)
+        eventually(lambda: len(stuck.received) == PER_HOST)
+        told = {submit(quick) for _ in range(20)}
+        assert server.call("hello", {"name": "Ada"}).json()["hello"] == "Ada"
+        eventually(lambda: len(quick.received) == 20, within_s=30)
+        assert {one.headers["atlatl-execution-id"] for one in quick.received} == told
+        assert len(stuck.received) == stuck.connections == PER_HOST
+    # And the service has ended well: tries under way do not hold that up either.
 
 
 def test_the_newcomers_path_over_grpc(server: Server) -> None:

@@ -63,10 +63,13 @@ def take(execution_id: str) -> Step:
     return lambda store: store.queue.take(execution_id, until=70.0)
 
 
+def told(execution_id: str) -> Callback:
+    return Callback(execution_id=execution_id, url="http://example.org", ready_at=5.0)
+
+
 def settle(entry: Queued, lease: int, outcome: Any, died_at: float | None = None) -> Step:
-    told = Callback(execution_id=entry.call.execution_id, url="http://example.org", ready_at=5.0)
     return lambda store: store.queue.settle(
-        ended(entry, outcome), lease, died_at=died_at, callback=told
+        ended(entry, outcome), lease, died_at=died_at, callback=told(entry.call.execution_id)
     )
 
 
@@ -106,10 +109,8 @@ ENDING: list[Step] = [
     settle(D, 1, EXPIRED, died_at=26.0),
     lease(1),
     settle(A, 2, success()),
-    lambda store: store.queue.put_callback(
-        Callback(execution_id="b", url="", tries=1, ready_at=50.0)
-    ),
-    lambda store: store.queue.drop_callback("b"),
+    lambda store: store.queue.put_callback(told("b"), tries=1, ready_at=50.0),
+    lambda store: store.queue.drop_callback(replace(told("b"), tries=1, ready_at=50.0)),
 ]
 AFTER_DEATH: list[Step] = [
     enqueue(C),
@@ -156,6 +157,8 @@ async def found_in(store: Store) -> dict[str, Any]:
                 going.append(taken)
     dead = [await store.queue.redrive(one.execution.execution_id, now=1e6) for one in letters]
     _check_agree([one.execution for one in records.values() if one], going, leased, dead)
+    terminal = {key for key, one in records.items() if one and one.execution.status.terminal}
+    assert {one.execution_id for one in callbacks} <= terminal
     assert sum(one.dead for one in depths) == len(dead)
     assert sum(one.leased for one in depths) == len(leased)
     assert sum(one.ready + one.delayed for one in depths) == len(going) - len(leased)

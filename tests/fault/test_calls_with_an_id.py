@@ -186,6 +186,8 @@ def test_a_clean_stop_loses_no_record(tmp_path: Path) -> None:
         assert gone.status_code in (200, 204)
         rest = server.http.get("/api/v1/executions").json()["executions"]
         assert [row["execution_id"] for row in rest] == [failed]
-        assert "atlatl_records_dropped_total 0" in server.http.get("/metrics").text
+        figures = server.http.get("/metrics").text.splitlines()
+        for reason in ("rate", "store"):
+            assert f'atlatl_records_dropped_total{{reason="{reason}"}} 0' in figures
     finally:
         server.stop()

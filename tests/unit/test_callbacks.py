@@ -7,6 +7,8 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from atlatl.core.hosts import Address
+from atlatl.core.turns import JITTER_RATIO, MAX_WISH_S
 from atlatl.engine import callbacks as module
 from atlatl.engine.callbacks import PER_HOST, PLACES, Callbacks
 from atlatl.engine.messenger import Messenger
@@ -56,6 +59,8 @@ class FakeQueue:
         self.broken: Exception | None = None
         self.reading_s = 0.0
         """How old an answer is when it arrives."""
+        self.writing_s = 0.0
+        """Until a write begins."""
 
     async def callbacks(self, *, now: float, limit: int) -> Sequence[Callback]:
         self._work()
@@ -72,15 +77,22 @@ class FakeQueue:
         self._work()
         return min((one.ready_at for one in self.kept.values()), default=None)
 
-    async def put_callback(self, callback: Callback) -> None:
+    async def put_callback(self, callback: Callback, *, tries: int, ready_at: float) -> bool:
+        await asyncio.sleep(self.writing_s)
         self._work()
         self.puts += 1
-        if callback.execution_id in self.kept:
-            self.kept[callback.execution_id] = callback
+        if self.kept.get(callback.execution_id) != callback:
+            return False
+        self.kept[callback.execution_id] = replace(callback, tries=tries, ready_at=ready_at)
+        return True
 
-    async def drop_callback(self, execution_id: str) -> None:
+    async def drop_callback(self, callback: Callback) -> bool:
+        await asyncio.sleep(self.writing_s)
         self._work()
-        self.kept.pop(execution_id, None)
+        if self.kept.get(callback.execution_id) != callback:
+            return False
+        del self.kept[callback.execution_id]
+        return True
 
     def _work(self) -> None:
         if self.broken is not None:
@@ -154,6 +166,18 @@ class World:
             )
             ids.append(execution_id)
         return ids
+
+    def redrive(self, execution_id: str) -> None:
+        """Takes a dead letter's end away."""
+        end = self.records[execution_id]
+        self.records[execution_id] = replace(end, status=ExecutionStatus.PENDING, outcome=None)
+        del self.queue.kept[execution_id]
+
+    def end_again(self, execution_id: str, url: str) -> None:
+        self.records[execution_id] = ended(execution_id, attempt=2)
+        again = Callback(execution_id=execution_id, url=url, ready_at=self.steady())
+        self.queue.kept[execution_id] = again
+        self.it.notify()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -309,6 +333,44 @@ async def test_a_receiver_that_recovers_is_told() -> None:
     assert world.events[-1].failure == ""
 
 
+def refuses_until(retry_after: str, status: int = 503) -> Answer:
+    headers = {"retry-after": retry_after}
+
+    async def refuse(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=headers, stream=httpx.ByteStream(b""))
+
+    return refuse
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("wish", ["100", format_datetime(datetime.fromtimestamp(START + 100, UTC))])
+@virtual
+async def test_a_receiver_is_left_alone_for_as_long_as_it_says(status: int, wish: str) -> None:
+    world = World()
+    world.answers["a.test"] = refuses_until(wish, status)
+    (refused,) = world.add("http://a.test/")
+    (other,) = world.add("http://b.test/", after_s=50)
+    async with world.running():
+        await world.until(lambda: len(world.times(refused)) == 2)
+    assert world.times(refused) == [0, pytest.approx(100 * (1 + JITTER_RATIO / 2))]
+    assert world.times(other) == [50]
+
+
+@pytest.mark.parametrize(
+    "wish", ["9" * 5000, "31536000", "Fri, 31 Dec 9999 23:59:59 GMT", "Fri, 31 Dec 9999 23:59:59"]
+)
+@virtual
+async def test_no_receiver_has_a_callback_wait_for_ever(wish: str) -> None:
+    world = World(max_tries=3)
+    world.answers["a.test"] = refuses_until(wish)
+    (refused,) = world.add("http://a.test/")
+    async with world.running():
+        await asyncio.sleep(3 * MAX_WISH_S)
+    assert not world.queue.kept
+    longest_s = MAX_WISH_S * (1 + JITTER_RATIO / 2)
+    assert world.times(refused) == [0, pytest.approx(longest_s), pytest.approx(2 * longest_s)]
+
+
 @virtual
 async def test_tries_of_a_former_life_count() -> None:
     world = World(max_tries=8)
@@ -358,6 +420,17 @@ async def test_a_receiver_that_hangs_holds_up_nobody_else() -> None:
         assert world.under_way["slow.test"] == PER_HOST == 4
     assert world.most["slow.test"] == PER_HOST
     assert world.most["all"] <= PLACES == 16
+
+
+@virtual
+async def test_a_receiver_that_hangs_holds_up_no_other_port_of_its_host() -> None:
+    world = World(timeout_s=10, max_tries=2)
+    world.answers["a.test:81"] = hangs
+    world.add(*["http://a.test:81/"] * 100)
+    (other,) = world.add("http://a.test/")
+    async with world.running():
+        await world.until(lambda: bool(world.times(other)))
+        assert world.now() < 1
 
 
 @virtual
@@ -420,14 +493,23 @@ async def test_a_record_that_is_not_kept_any_more(caplog: pytest.LogCaptureFixtu
 
 @virtual
 async def test_an_execution_that_goes_on_after_a_redrive_is_told_of_at_its_next_end() -> None:
+    """It was redriven between the look for callbacks and the look at its record."""
     world = World()
     (redriven,) = world.add("http://a.test/")
-    end = world.records[redriven]
-    world.records[redriven] = replace(end, status=ExecutionStatus.PENDING, outcome=None)
+    world.records[redriven] = ended(redriven, FunctionRaised("no"))
+    find = world.find
+
+    async def find_late(execution_id: str) -> Execution | None:
+        if world.now() == 0:
+            world.redrive(execution_id)
+        return await find(execution_id)
+
+    world.it._find = find_late
     async with world.running():
         await asyncio.sleep(300)
         assert world.told == []
-        world.records[redriven] = replace(end, attempt=3)
+        assert world.queue.asked < 5
+        world.end_again(redriven, "http://a.test/")
         await world.all_over()
     assert len(world.told) == 1
 
@@ -459,11 +541,47 @@ async def test_a_second_end_during_a_try_is_told_too() -> None:
     world.answers["a.test"] = slow
     (one,) = world.add("http://a.test/")
     world.records[one] = ended(one, FunctionRaised("no"))
-    asyncio.get_running_loop().call_later(2, world.records.update, {one: ended(one, attempt=2)})
+    later = asyncio.get_running_loop().call_later
+    later(1, world.redrive, one)
+    later(2, world.end_again, one, "http://a.test/")
     async with world.running():
-        await world.all_over()
+        await asyncio.sleep(100)
+    assert not world.queue.kept
     assert statuses == ["FAILED", "COMPLETED"]
     assert world.times(one) == [0, 5.5]
+
+
+@pytest.mark.parametrize("answer", [takes, refuses])
+@virtual
+async def test_a_second_end_between_the_answer_and_its_writing_is_told_too(answer: Answer) -> None:
+    world = World(max_tries=1)
+    world.queue.writing_s = 3
+    world.answers["a.test"] = answer
+    (one,) = world.add("http://a.test/")
+    world.records[one] = ended(one, FunctionRaised("no"))
+    later = asyncio.get_running_loop().call_later
+    later(1, world.redrive, one)
+    later(2, world.end_again, one, "http://b.test/")
+    async with world.running():
+        await asyncio.sleep(100)
+    assert not world.queue.kept
+    assert world.times(one) == [0, 3]
+
+
+@virtual
+async def test_a_second_end_between_a_failure_and_its_writing_has_all_its_tries() -> None:
+    world = World(max_tries=3)
+    world.queue.writing_s = 3
+    world.answers["a.test"] = refuses
+    (one,) = world.add("http://a.test/", tries=1)
+    world.records[one] = ended(one, FunctionRaised("no"))
+    later = asyncio.get_running_loop().call_later
+    later(1, world.redrive, one)
+    later(2, world.end_again, one, "http://a.test/")
+    async with world.running():
+        await asyncio.sleep(100)
+    assert not world.queue.kept
+    assert [event.tries for event in world.events] == [2, 1, 2, 3]
 
 
 # --- trouble ---
@@ -518,10 +636,10 @@ async def test_rows_and_records_that_are_broken_hold_up_nobody(
 
     drop = world.queue.drop_callback
 
-    async def drop_callback(execution_id: str) -> None:
-        if execution_id == unwritable:
+    async def drop_callback(callback: Callback) -> bool:
+        if callback.execution_id == unwritable:
             raise ValueError("no such column")
-        await drop(execution_id)
+        return await drop(callback)
 
     monkeypatch.setattr(world.it, "_find", find)
     monkeypatch.setattr(world.queue, "drop_callback", drop_callback)
@@ -558,7 +676,7 @@ async def test_those_that_cannot_be_put_off_stay_due(
     world.answers["slow.test"] = hangs
     world.add(*["http://slow.test/"] * 300)
 
-    async def put_callback(_: Callback) -> None:
+    async def put_callback(_: Callback, **__: float) -> bool:
         raise ValueError("no such column")
 
     monkeypatch.setattr(world.queue, "put_callback", put_callback)

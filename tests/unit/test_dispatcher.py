@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from atlatl.core.following import MAX_RECOVERIES
 from atlatl.engine.acceptance import Acceptance
-from atlatl.engine.dispatcher import LEASE_S, Dispatcher
+from atlatl.engine.dispatcher import Dispatcher
+from atlatl.engine.ledger import LEASE_S
 from atlatl.errors import Conflict, Draining, InvalidRequest, QueueFull, TaskNotFound
 from atlatl.events import AttemptFailed, ExecutionAccepted, ExecutionDied, ExecutionFinished
 from atlatl.model import Call, Event, Execution, ExecutionStatus, Mode
@@ -287,11 +288,13 @@ async def test_a_dead_letter_can_be_redriven_under_its_id() -> None:
 
 @virtual
 async def test_leases_are_extended_while_the_work_goes_on() -> None:
-    it = await durable()
-    execution_id = await it.submit(3 * LEASE_S, timeout_ms=900_000)
-    record = await it.end_of(execution_id, 4 * LEASE_S)
-    assert (record.status, record.attempt) == (DONE, 1)
-    assert it.attempts == [1]
+    it = await durable(pool={"max_size": 1})
+    at_once = await it.submit(1.5 * LEASE_S, timeout_ms=900_000)
+    from_the_store = await it.submit(3 * LEASE_S, timeout_ms=900_000)
+    for execution_id in (at_once, from_the_store):
+        record = await it.end_of(execution_id, 4 * LEASE_S)
+        assert (record.status, record.attempt) == (DONE, 1)
+    assert it.attempts == [1, 1]
 
 
 @virtual

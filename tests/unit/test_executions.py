@@ -181,12 +181,12 @@ async def test_successes_are_stored_at_a_bounded_rate_and_all_else_always() -> N
             known.end(f"given-{n}", None, KEY)
         await asyncio.sleep(0.5)
         assert len(known.store.inner._records) == 10 + 50
-        assert known.executions.dropped == 15
+        assert known.executions.dropped == {"rate": 15, "store": 0}
         # Five more were saved up, and one is in the list from before.
         for n in range(25, 50):
             known.end(f"ok-{n}")
         await asyncio.sleep(0.5)
-        assert known.executions.dropped == 15 + 20
+        assert known.executions.dropped == {"rate": 15 + 20, "store": 0}
 
 
 @virtual
@@ -196,7 +196,7 @@ async def test_no_rate_stores_no_success() -> None:
         known.end("bad", failure())
         await asyncio.sleep(1)
         assert list(known.store.inner._records) == ["bad"]
-        assert known.executions.dropped == 1
+        assert known.executions.dropped == {"rate": 1, "store": 0}
 
 
 @virtual
@@ -220,7 +220,7 @@ async def test_a_store_that_comes_back_gets_what_was_promised_most(
         known.store.down = True
         given, _, _ = known.end("given", None, KEY), known.end("ok"), known.end("bad", failure())
         await asyncio.sleep(10)
-        assert known.executions.dropped == 2
+        assert known.executions.dropped == {"rate": 0, "store": 2}
         assert caplog.text.count("cannot be stored") == 1
         assert await known.executions.get("given") == given
         known.store.down = False
@@ -254,7 +254,7 @@ async def test_a_record_that_no_store_can_take_costs_no_other(
             known.end(key, None, KEY)
         await asyncio.sleep(1)
         assert sorted(known.store.inner._records) == ["a", "b"]
-        assert known.executions.dropped == 1
+        assert known.executions.dropped == {"rate": 0, "store": 1}
         assert "the record of odd cannot be stored" in caplog.text
 
 
@@ -268,9 +268,9 @@ async def test_a_result_that_does_not_fit_keeps_others_from_nothing() -> None:
             known.end(f"e-{n}")
         await asyncio.sleep(5)
         assert sorted(known.store.inner._records) == [f"e-{n}" for n in range(5)]
-        assert known.executions.dropped == 0
+        assert known.executions.dropped == {"rate": 0, "store": 0}
         assert (await known.executions.get("large")).outcome == success(LARGE)
-    assert known.executions.dropped == 1
+    assert known.executions.dropped == {"rate": 0, "store": 1}
 
 
 @virtual
@@ -284,7 +284,7 @@ async def test_a_store_that_does_not_keep_up_bounds_what_waits(
             known.end(f"bad-{n}", failure())
             known.end(f"ok-{n}")
             known.end(f"given-{n}", None, KEY)
-        assert known.executions.dropped == 8
+        assert known.executions.dropped == {"rate": 0, "store": 8}
         answers: list[object] = []
         known.executions.claim(claim("new"), answers.append)
         await asyncio.sleep(0.01)
@@ -303,7 +303,7 @@ async def test_closing_writes_all_that_waits() -> None:
         for n in range(600):
             known.end(f"e-{n}", failure())
     assert len(known.store.inner._records) == 600
-    assert known.executions.dropped == 0
+    assert known.executions.dropped == {"rate": 0, "store": 0}
 
 
 @virtual
@@ -313,7 +313,7 @@ async def test_what_cannot_be_written_at_the_end_is_counted(
     async with opened() as known:
         known.end("a", None, KEY)
         known.store.down = True
-    assert known.executions.dropped == 1
+    assert known.executions.dropped == {"rate": 0, "store": 1}
     assert "1 records of executions could not be stored" in caplog.text
 
 

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from atlatl.core.hosts import Address
-from atlatl.engine.messenger import Messenger, check_callback_url, message
+from atlatl.engine.messenger import Messenger, Refusal, check_callback_url, message
 from atlatl.errors import FunctionRaised, InvalidRequest, TimedOut
 from atlatl.model import (
     Callback,
@@ -205,11 +205,17 @@ class Net:
         return self.answers.pop(0) if self.answers else reply(204)
 
     async def tell(self, callback: Callback = CALLBACK, *allowed: str) -> str:
-        return await messenger(
+        one = messenger(
             CallbackSettings(allowed_hosts=allowed),
             resolve=self.resolve,
             transport=httpx.MockTransport(self.handle),
-        ).tell(callback, DONE)
+        )
+        return reason(await one.tell(callback, DONE))
+
+
+def reason(refusal: Refusal | None) -> str:
+    """Empty when the receiver took it."""
+    return "" if refusal is None else refusal.reason
 
 
 def messenger(settings: CallbackSettings, **parts: Any) -> Messenger:
@@ -278,6 +284,15 @@ async def test_a_redirect_to_what_is_no_url_is_a_failure() -> None:
 
 
 @virtual
+async def test_when_a_receiver_wants_the_next_try_is_passed_on() -> None:
+    net = Net(reply(503, retry_after="120"), example_org=[[PUBLIC]])
+    one = messenger(
+        CallbackSettings(), resolve=net.resolve, transport=httpx.MockTransport(net.handle)
+    )
+    assert await one.tell(CALLBACK, DONE) == Refusal("it answered 503 Service Unavailable", "120")
+
+
+@virtual
 async def test_no_cookie_of_one_try_comes_back_in_another() -> None:
     net = Net(reply(503, set_cookie="a=1"), example_org=[[PUBLIC]])
     await net.tell()
@@ -296,7 +311,7 @@ async def test_an_address_that_does_not_answer_gives_way_to_the_next() -> None:
         return reply(202)
 
     one = messenger(CallbackSettings(), resolve=net.resolve, transport=httpx.MockTransport(handle))
-    assert await one.tell(CALLBACK, DONE) == ""
+    assert await one.tell(CALLBACK, DONE) is None
     assert [request.url.host for request in net.requests] == ["2606:4700::1", PUBLIC]
 
 
@@ -323,8 +338,8 @@ async def test_a_look_up_that_hangs_is_part_of_the_try() -> None:
         await asyncio.Event().wait()
         return []
 
-    failure = await messenger(CallbackSettings(timeout_s=7), resolve=resolve).tell(CALLBACK, DONE)
-    assert failure == "it did not answer within `callbacks.timeout_s` (7 s)"
+    refusal = await messenger(CallbackSettings(timeout_s=7), resolve=resolve).tell(CALLBACK, DONE)
+    assert refusal == Refusal("it did not answer within `callbacks.timeout_s` (7 s)")
     assert asyncio.get_running_loop().time() == 7
 
 
@@ -333,8 +348,8 @@ async def test_a_bug_is_a_failure_too(caplog: pytest.LogCaptureFixture) -> None:
     async def resolve(_: str) -> Sequence[Address]:
         raise ZeroDivisionError
 
-    failure = await messenger(CallbackSettings(), resolve=resolve).tell(CALLBACK, DONE)
-    assert failure == "the service failed at it: ZeroDivisionError"
+    refusal = await messenger(CallbackSettings(), resolve=resolve).tell(CALLBACK, DONE)
+    assert refusal == Refusal("the service failed at it: ZeroDivisionError")
     assert "callback of execution e-1" in caplog.text
 
 
@@ -349,10 +364,10 @@ def tell(*behaviours: Behaviour, execution: Execution = DONE, timeout_s: float =
             settings = CallbackSettings(allowed_hosts=(it.address,), timeout_s=timeout_s)
             one = messenger(settings)
             try:
-                failure = await one.tell(replace(CALLBACK, url=it.url + "?key=1"), execution)
+                refusal = await one.tell(replace(CALLBACK, url=it.url + "?key=1"), execution)
             finally:
                 one.close()
-            return failure, it.received
+            return reason(refusal), it.received
 
     return asyncio.run(told())
 
@@ -413,7 +428,7 @@ def test_a_port_where_nobody_listens() -> None:
         async with receiver() as it:
             pass
         settings = CallbackSettings(allowed_hosts=(it.address,))
-        return await messenger(settings).tell(replace(CALLBACK, url=it.url), DONE)
+        return reason(await messenger(settings).tell(replace(CALLBACK, url=it.url), DONE))
 
     assert asyncio.run(told())
 
@@ -424,8 +439,8 @@ def test_a_redirect_to_this_machine_is_not_followed_even_where_that_is_listed_d1
             redirect = receivers.answers(307, location=inner.url)
             async with receiver(redirect) as outer:
                 settings = CallbackSettings(allowed_hosts=(outer.address, inner.address))
-                failure = await messenger(settings).tell(replace(CALLBACK, url=outer.url), DONE)
-                return failure, inner.connections
+                refusal = await messenger(settings).tell(replace(CALLBACK, url=outer.url), DONE)
+                return reason(refusal), inner.connections
 
     failure, connections = asyncio.run(told())
     assert "redirects are not followed" in failure
@@ -442,5 +457,5 @@ def test_a_name_that_nobody_knows() -> None:
     label = "a" * 64  # longer than a name server may be asked for: no look-up leaves the machine
     one = messenger(CallbackSettings())
     callback = replace(CALLBACK, url=f"http://{label}.test/")
-    assert "can't be looked up" in asyncio.run(one.tell(callback, DONE))
+    assert "can't be looked up" in reason(asyncio.run(one.tell(callback, DONE)))
     one.close()

@@ -107,7 +107,7 @@ def text(metrics: Metrics | None = None, **more: Any) -> str:
                 TaskQueue("hello", ready=3, delayed=2, leased=1, dead=2, oldest_s=1.5),
             ),
         ),
-        records_dropped=6,
+        records_dropped={"rate": 6, "store": 2},
         **more,
     )
 
@@ -193,7 +193,8 @@ def test_gauges_come_from_their_owners_d46() -> None:
     assert value(rendered, "atlatl_pool_waiting", **hello) == 5
     for state, here in {"closed": 0, "open": 1, "half-open": 0}.items():
         assert value(rendered, "atlatl_breaker_state", state=state, **hello) == here
-    assert value(rendered, "atlatl_records_dropped_total") == 6
+    assert value(rendered, "atlatl_records_dropped_total", reason="rate") == 6
+    assert value(rendered, "atlatl_records_dropped_total", reason="store") == 2
 
 
 def test_the_queue_is_there_by_task_with_its_limit() -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from atlatl.core.turns import MAX_BACKOFF_S, Turns, delay_after
+from atlatl.core.turns import (
+    JITTER_RATIO,
+    MAX_BACKOFF_S,
+    MAX_WISH_S,
+    Turns,
+    delay_after,
+    wished_delay_s,
+)
 from atlatl.model import Callback
 
 
@@ -87,3 +94,37 @@ def test_delays_double_up_to_five_minutes(tries: int, delay_s: float) -> None:
     assert delay_after(tries, 0.5) == delay_s
     assert delay_after(tries, 0.0) == pytest.approx(0.8 * delay_s)
     assert delay_after(10_000, 1.0) == pytest.approx(1.2 * MAX_BACKOFF_S)
+
+
+def test_a_wish_makes_a_delay_longer_and_never_shorter() -> None:
+    assert delay_after(1, 0.5, 0.1) == delay_after(1, 0.5)
+    assert delay_after(9, 0.5, 100.0) == 256.0
+    assert delay_after(1, 0.0, 60.0) == 60.0
+    assert delay_after(1, 1.0, 60.0) == pytest.approx(60.0 * (1 + JITTER_RATIO))
+    assert delay_after(1, 0.0, float("inf")) == MAX_WISH_S
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "wish_s"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("9" * 5000, float("inf")),
+        # The three forms of RFC 9110, 5.6.7, of the same moment.
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 77.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 77.0),
+        ("Sun Nov  6 08:49:37 1994", 77.0),
+        ("Sun, 06 Nov 1994 08:40:00 GMT", 0.0),
+        ("", 0.0),
+        ("-5", 0.0),
+        ("1.5", 0.0),
+        ("nan", 0.0),
+        ("\u0663", 0.0),
+        ("soon", 0.0),
+        ("Sun, 99 Nov 1994 08:49:37 GMT", 0.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT" + "(" * 100_000, 0.0),
+    ],
+)
+def test_what_a_receiver_wishes(retry_after: str, wish_s: float) -> None:
+    assert wished_delay_s(retry_after, 784111700.0) == wish_s

@@ -7,6 +7,8 @@ callbacks waiting and nobody else's.
 from __future__ import annotations
 
 from collections import deque
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from atlatl.core.retrying import backoff
 from atlatl.model import Callback
@@ -14,17 +16,43 @@ from atlatl.model import Callback
 INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 300.0
 JITTER_RATIO = 0.2
+MAX_WISH_S = 3600.0
+"""Of what a receiver asks for: it may not keep a callback waiting for ever."""
+
+_DATE_CHARACTERS = 40
+"""No date is longer, in any of its three forms."""
 
 
-def delay_after(tries: int, chance: float) -> float:
+def delay_after(tries: int, chance: float, wish_s: float = 0.0) -> float:
     """Seconds until the next try.
 
     Args:
         tries: that have failed.
-        chance: from 0 to 1; spreads the delay to both sides.
+        chance: from 0 to 1; spreads the delay to both sides, a wish to later alone.
+        wish_s: not before that, at the receiver's wish; counts up to `MAX_WISH_S`.
     """
     delay_s = backoff(tries, INITIAL_BACKOFF_S, 2.0, MAX_BACKOFF_S)
-    return delay_s * (1 + JITTER_RATIO * (2 * chance - 1))
+    wished_s = min(wish_s, MAX_WISH_S) * (1 + JITTER_RATIO * chance)
+    return max(delay_s * (1 + JITTER_RATIO * (2 * chance - 1)), wished_s)
+
+
+def wished_delay_s(retry_after: str, now: float) -> float:
+    """Seconds of a `Retry-After` (RFC 9110, 10.2.3): a number of them, or a date.
+
+    Args:
+        retry_after: the header's value; what is neither counts as no wish.
+        now: Unix seconds.
+    """
+    text = retry_after.strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    if len(text) > _DATE_CHARACTERS:
+        return 0.0
+    try:
+        at = parsedate_to_datetime(text)
+        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 class Turns:

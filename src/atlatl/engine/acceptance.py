@@ -84,8 +84,10 @@ class Acceptance:
             if deployed.bucket is not None:
                 deployed.bucket.take(self._clock())
             queued = self._queued(call, deployed)
+            function = call.function or deployed.task.function
             record = ExecutionRecord(
-                execution=pending(queued), fingerprint=fingerprint if call.id_given else b""
+                execution=pending(queued, function),
+                fingerprint=fingerprint if call.id_given else b"",
             )
             first = await self._stored(record, queued)
             if first is not None:

@@ -12,17 +12,14 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from msgspec.structs import replace
-
-from atlatl.core.turns import MAX_BACKOFF_S, Turns, delay_after
+from atlatl.core.turns import MAX_BACKOFF_S, Turns, delay_after, wished_delay_s
 from atlatl.engine.due_callbacks import DueCallbacks
-from atlatl.engine.messenger import Messenger
+from atlatl.engine.messenger import Messenger, Refusal
 from atlatl.events import CallbackTried
-from atlatl.model import Callback, Execution, ExecutionStatus
+from atlatl.model import Callback, Execution
 
 if TYPE_CHECKING:
     from atlatl.ports import Queue, Telemetry
@@ -32,7 +29,7 @@ log = logging.getLogger(__name__)
 PLACES = 16
 """Tries at the same time."""
 PER_HOST = 4
-"""Of them to one host."""
+"""Of them to one host: another port of it is another one."""
 
 PAGE = 256
 KEPT = 1000
@@ -41,8 +38,7 @@ MAX_WAITING = 4000
 host with most of them keeps `KEPT`: the others are put off, so that what is behind them is seen."""
 
 MOMENT_S = 0.1
-UNENDED_S = 60.0
-"""Until one is looked at again whose execution was redriven."""
+"""By which memory may know of an end later than the store."""
 
 Find = Callable[[str], Awaitable[Execution | None]]
 
@@ -130,7 +126,9 @@ class Callbacks:
         now = self._steady()
         log.info("%d callbacks to one host are put off: it is slower than they come", len(crowd))
         writes = [
-            self._due.put(replace(each, ready_at=now + MAX_BACKOFF_S * (1 + self._chance())))
+            self._due.put(
+                each, tries=each.tries, ready_at=now + MAX_BACKOFF_S * (1 + self._chance())
+            )
             for each in crowd
         ]
         for failure in await asyncio.gather(*writes, return_exceptions=True):
@@ -166,9 +164,9 @@ class Callbacks:
 
     async def _attend_to(self, callback: Callback) -> None:
         try:
-            execution = await self._ended(callback.execution_id)
+            execution = await self._find(callback.execution_id)
         except Exception as error:
-            await self._failed(callback, None, f"the record can't be read: {error}")
+            await self._failed(callback, Refusal(f"the record can't be read: {error}"))
             return
         if execution is None:
             log.warning(
@@ -176,72 +174,56 @@ class Callbacks:
                 callback.execution_id,
                 _host(callback.url),
             )
-            await self._due.drop(callback.execution_id)
+            await self._due.drop(callback)
         elif not execution.status.terminal:
-            await self._due.put(replace(callback, ready_at=self._steady() + UNENDED_S))
+            # Or it was redriven since, and this one is gone.
+            later = self._steady() + MOMENT_S
+            await self._due.put(callback, tries=callback.tries, ready_at=later)
         else:
             await self._try(callback, execution)
 
-    async def _ended(self, execution_id: str) -> Execution | None:
-        execution = await self._find(execution_id)
-        if execution is not None and not execution.status.terminal:
-            # The store knows of an end a moment before memory does.
-            await asyncio.sleep(MOMENT_S)
-            execution = await self._find(execution_id)
-        return execution
-
     async def _try(self, callback: Callback, execution: Execution) -> None:
-        failure = await self._messenger.tell(callback, execution)
+        refusal = await self._messenger.tell(callback, execution)
         self._telemetry.emit(
             CallbackTried(
                 at=self._steady(),
                 task_name=execution.task_name,
                 execution_id=callback.execution_id,
                 tries=callback.tries + 1,
-                failure=failure,
-                given_up=bool(failure) and self._is_last(callback),
+                failure=refusal.reason if refusal else "",
+                given_up=refusal is not None and self._is_last(callback),
             )
         )
-        if failure:
-            await self._failed(callback, execution, failure)
+        if refusal is None:
+            await self._due.drop(callback)
         else:
-            await self._over(callback, execution)
+            await self._failed(callback, refusal)
 
     def _is_last(self, callback: Callback) -> bool:
         return callback.tries + 1 >= self._max_tries
 
-    async def _failed(self, callback: Callback, execution: Execution | None, reason: str) -> None:
-        tries = callback.tries + 1
+    async def _failed(self, callback: Callback, refusal: Refusal) -> None:
+        tries, now = callback.tries + 1, self._steady()
         if not self._is_last(callback):
-            ready_at = self._steady() + delay_after(tries, self._chance())
-            await self._due.put(replace(callback, tries=tries, ready_at=ready_at))
+            wish_s = wished_delay_s(refusal.retry_after, now)
+            delay_s = delay_after(tries, self._chance(), wish_s)
+            await self._due.put(callback, tries=tries, ready_at=now + delay_s)
             return
         log.warning(
             "execution %s: %s was not told how it ended, given up after %d tries: %s",
             callback.execution_id,
             _host(callback.url),
             tries,
-            reason,
+            refusal.reason,
         )
-        await self._over(callback, execution)
-
-    async def _over(self, callback: Callback, execution: Execution | None) -> None:
-        """This end needs no more tries; one that was redriven may have had another end since."""
-        if execution is not None and execution.status is not ExecutionStatus.COMPLETED:
-            now = await self._due.insist(partial(self._find, callback.execution_id))
-            if now is not None and _end(now) != _end(execution):
-                await self._due.put(replace(callback, tries=0, ready_at=self._steady()))
-                return
-        await self._due.drop(callback.execution_id)
-
-
-def _end(execution: Execution) -> tuple[ExecutionStatus, int]:
-    return execution.status, execution.attempt
+        await self._due.drop(callback)
 
 
 def _host(url: str) -> str:
-    """Whose places a callback takes; empty when the URL has none."""
+    """Whose places a callback takes, with the port if it is given; empty when the URL has none."""
     try:
-        return urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         return ""
+    return host if port is None else f"{host}:{port}"

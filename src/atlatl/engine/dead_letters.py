@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from atlatl.engine.listing import Cursors
@@ -18,10 +19,12 @@ class DeadLetters:
 
     Args:
         queue: where they are.
+        changed: called after one was removed.
     """
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, changed: Callable[[], None]) -> None:
         self._queue = queue
+        self._changed = changed
         self._cursors = Cursors()
 
     async def page(self, limit: int, start_after: str) -> Page[DeadLetter]:
@@ -53,7 +56,10 @@ class DeadLetters:
 
     async def delete(self, execution_id: str) -> bool:
         """Forgets that it may be redriven; False when there is none of this id."""
-        return await self._queue.delete_dead_letter(execution_id)
+        deleted = await self._queue.delete_dead_letter(execution_id)
+        if deleted:
+            self._changed()
+        return deleted
 
 
 def _place_of(letter: DeadLetter) -> Place:

@@ -57,8 +57,8 @@ class DueCallbacks:
         now = self._asked_at = self._steady()
         self._wanted_at = math.inf  # what comes in the middle of this says so
         try:
-            found = await self.insist(partial(self._queue.callbacks, now=now, limit=limit))
-            next_at = await self.insist(self._queue.next_callback_at)
+            found = await self._insist(partial(self._queue.callbacks, now=now, limit=limit))
+            next_at = await self._insist(self._queue.next_callback_at)
         except Exception:
             log.exception("the callbacks that are due can't be read; it is tried again")
             self.ask_by(now + ASK_AGAIN_S)
@@ -69,16 +69,17 @@ class DueCallbacks:
             self.ask_by(next_at if next_at > now else now + ASK_AGAIN_S)
         return found
 
-    async def put(self, callback: Callback) -> None:
-        """Has it due at its `ready_at`."""
-        await self.insist(partial(self._queue.put_callback, callback))
-        self.ask_by(callback.ready_at)
+    async def put(self, callback: Callback, *, tries: int, ready_at: float) -> None:
+        """Has it due again, unless there is another one of the execution by now."""
+        write = partial(self._queue.put_callback, callback, tries=tries, ready_at=ready_at)
+        self.ask_by(ready_at if await self._insist(write) else -math.inf)
 
-    async def drop(self, execution_id: str) -> None:
-        """It needs no more tries."""
-        await self.insist(partial(self._queue.drop_callback, execution_id))
+    async def drop(self, callback: Callback) -> None:
+        """It needs no more tries; there may be another one of the execution by now."""
+        if not await self._insist(partial(self._queue.drop_callback, callback)):
+            self.ask_by()
 
-    async def insist(self, question: Callable[[], Awaitable[T]]) -> T:
+    async def _insist(self, question: Callable[[], Awaitable[T]]) -> T:
         """The store's answer, however long it is not available."""
         while True:
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from atlatl.engine.listing import Listing
@@ -125,8 +125,8 @@ class Executions:
         )
 
     @property
-    def dropped(self) -> int:
-        """Records that were not stored and never will be."""
+    def dropped(self) -> Mapping[str, int]:
+        """Records that were not stored and never will be, by the reason: `rate` or `store`."""
         return self._writer.dropped
 
     # --- the path of a call ---

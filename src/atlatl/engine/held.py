@@ -1,23 +1,16 @@
-"""Durable executions that this service holds a lease of, in lines by task."""
+"""One durable execution that this service holds a lease of, and its record as it stands."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from itertools import count
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from atlatl.model import Execution, ExecutionStatus, Queued
+from atlatl.model import Execution, ExecutionStatus, Outcome, Queued
 
 if TYPE_CHECKING:
     from atlatl.engine.ticket import Ticket
-
-AHEAD_S = 0.05
-"""So much of a task's work is leased before there is room for it, or its instances would wait
-for the disk."""
-MAX_AHEAD = 64
 
 
 class Held:
@@ -25,17 +18,21 @@ class Held:
 
     Attributes:
         queued: as it was leased.
+        function: that its next attempt runs; empty when its task is gone.
         ticket: of the attempt under way; None while it waits in line.
+        tried_at: when that attempt was asked for, on the queue's clock.
         coming: set when it is accepted, or not; None before and after.
         leaving: how it ended, or that it goes back, is being written.
         gone: set when it is neither held nor being written any more.
     """
 
-    __slots__ = ("coming", "gone", "leaving", "queued", "ticket")
+    __slots__ = ("coming", "function", "gone", "leaving", "queued", "ticket", "tried_at")
 
-    def __init__(self, queued: Queued) -> None:
+    def __init__(self, queued: Queued, function: str) -> None:
         self.queued = queued
+        self.function = function
         self.ticket: Ticket | None = None
+        self.tried_at = 0.0
         self.coming: asyncio.Event | None = None
         self.leaving = False
         self.gone = asyncio.Event()
@@ -44,33 +41,46 @@ class Held:
     def execution_id(self) -> str:
         return self.queued.call.execution_id
 
+    @property
+    def waits(self) -> bool:
+        """It has no instance yet, and has not ended without one."""
+        return not self.leaving and (self.ticket is None or self.ticket.lease is None)
+
     def view(self) -> Execution:
         """The record as it stands now: what is not in the store yet has not happened."""
         ticket = self.ticket
         if ticket is None or ticket.lease is None:
-            return pending(self.queued)
+            return pending(self.queued, self.function)
         return self.of_attempt(ticket.record(ExecutionStatus.RUNNING))
 
     def of_attempt(self, record: Execution) -> Execution:
-        """The execution's record out of that of its attempt."""
+        """The execution's record out of that of its attempt, with all times by one clock."""
         queued_at = self.queued.queued_at
-        began = record.started_at
+        shift = self.tried_at - record.queued_at
+        began = _plus(record.started_at, shift)
         return replace(
             record,
             task_id=record.task_id or self.queued.task_id,
             queued_at=queued_at,
+            started_at=began,
+            completed_at=_plus(record.completed_at, shift),
             queue_s=0.0 if began is None else max(0.0, began - queued_at),
         )
 
+    def ended(self, outcome: Outcome, now: float) -> Execution:
+        """The record of an execution that ends without another attempt."""
+        record = pending(self.queued, self.function)
+        return replace(record, status=outcome.status, outcome=outcome, completed_at=now)
 
-def pending(queued: Queued) -> Execution:
+
+def pending(queued: Queued, function: str) -> Execution:
     """The record of an execution that waits."""
     call = queued.call
     return Execution(
         execution_id=call.execution_id,
         task_id=queued.task_id,
         task_name=call.task_name,
-        function_name=call.function,
+        function_name=function,
         mode=call.mode,
         status=ExecutionStatus.PENDING,
         attempt=queued.attempt,
@@ -80,61 +90,5 @@ def pending(queued: Queued) -> Execution:
     )
 
 
-class Line:
-    """The durable executions of one task, as far as this service knows of them.
-
-    Attributes:
-        depth: accepted and not ended, wherever they are.
-        stored: whether the store may have ready ones.
-        coming: being accepted with a lease, and so counted among those in line.
-        resume_at: monotonic; none is begun before.
-        ended: attempts that ended since the last beat, and `pace` in the second before it.
-        feeding: attempts are being begun, further up in the stack.
-    """
-
-    __slots__ = (
-        "_ahead", "_number", "coming", "depth", "ended", "feeding", "name", "pace", "resume_at",
-        "stored",
-    )  # fmt: skip
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.depth = 0
-        self.stored = False
-        self.coming = 0
-        self.resume_at = 0.0
-        self.ended = 0
-        self.pace = 0.0
-        self.feeding = False
-        self._ahead: list[tuple[float, int, Held]] = []
-        self._number = count()
-
-    def __len__(self) -> int:
-        return len(self._ahead)
-
-    def add(self, held: Held) -> None:
-        heapq.heappush(self._ahead, (held.queued.turn, next(self._number), held))
-
-    def next(self) -> Held:
-        return heapq.heappop(self._ahead)[2]
-
-    def remove(self, held: Held) -> bool:
-        """False when it is not in line."""
-        for index, entry in enumerate(self._ahead):
-            if entry[2] is held:
-                del self._ahead[index]
-                heapq.heapify(self._ahead)
-                return True
-        return False
-
-    def clear(self) -> list[Held]:
-        """Takes all out."""
-        held = [entry[2] for entry in self._ahead]
-        self._ahead.clear()
-        return held
-
-    def appetite(self, room: int) -> int:
-        """How many more to lease when `room` could begin; not a few at a time."""
-        ahead = min(MAX_AHEAD, int(self.pace * AHEAD_S))
-        lacking = max(0, room) + ahead - len(self._ahead) - self.coming
-        return lacking if lacking > ahead // 2 else 0
+def _plus(at: float | None, shift: float) -> float | None:
+    return None if at is None else at + shift

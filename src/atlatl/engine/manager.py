@@ -543,8 +543,8 @@ class TaskExecutionManager:
 
     @property
     def pending(self) -> int:
-        """Executions accepted and not begun."""
-        return len(self._tickets) - self.running
+        """Executions accepted and not begun, but for the durable ones, which the queue counts."""
+        return sum(1 for each in self._tickets if each.lease is None and not each.durable)
 
     def of_task(self, name: str) -> list[Ticket]:
         """The calls of a task that have not ended."""

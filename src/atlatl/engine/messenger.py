@@ -2,8 +2,9 @@
 
 It is sent a POST. `Atlatl-Status` says how the execution ended; the body is the function's result
 with its own media type, or the problem document (RFC 9457) of its failure. A result that is not
-kept any more is an empty body and `Atlatl-Result-Omitted: 1`. Any 2xx takes it; redirects are not
-followed, because they could lead to where a callback may not go.
+kept any more is an empty body and `Atlatl-Result-Omitted: 1`. Any 2xx takes it; any other answer
+may say in `Retry-After` when it is to be tried again. Redirects are not followed, because they
+could lead to where a callback may not go.
 """
 
 from __future__ import annotations
@@ -74,6 +75,14 @@ class Message(NamedTuple):
     body: bytes
 
 
+class Refusal(NamedTuple):
+    """Why a receiver did not take it."""
+
+    reason: str
+    retry_after: str = ""
+    """The header, when it sent one."""
+
+
 class Messenger:
     """Tells receivers.
 
@@ -103,7 +112,7 @@ class Messenger:
         """Looks no more names up; does not wait for those that are being looked up."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def tell(self, callback: Callback, execution: Execution) -> str:
+    async def tell(self, callback: Callback, execution: Execution) -> Refusal | None:
         """Tries once.
 
         Args:
@@ -111,24 +120,23 @@ class Messenger:
             execution: that has ended.
 
         Returns:
-            Why the receiver did not take it; empty when it did.
+            None when the receiver took it.
         """
         try:
             url = parsed(callback.url, _NAMED)
             span = int(self._chance() * 2**32) << 32 | int(self._chance() * 2**32)
             answer = await self._post(url, message(execution, callback, span or 1))
         except TimeoutError:
-            return (
-                f"it did not answer within `callbacks.timeout_s` ({self._settings.timeout_s:g} s)"
-            )
+            limit_s = self._settings.timeout_s
+            return Refusal(f"it did not answer within `callbacks.timeout_s` ({limit_s:g} s)")
         except InvalidRequest as error:
-            return error.message
+            return Refusal(error.message)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return str(error) or type(error).__name__
+            return Refusal(str(error) or type(error).__name__)
         except Exception as error:
             log.exception("the callback of execution %s failed", callback.execution_id)
-            return f"the service failed at it: {type(error).__name__}"
-        return "" if answer.is_success else _refusal(url, answer)
+            return Refusal(f"the service failed at it: {type(error).__name__}")
+        return None if answer.is_success else _refusal(url, answer)
 
     async def _post(self, url: httpx.URL, sent: Message) -> httpx.Response:
         answer: httpx.Response | None = None
@@ -160,11 +168,12 @@ async def _skim(answer: httpx.Response) -> None:
             return
 
 
-def _refusal(url: httpx.URL, answer: httpx.Response) -> str:
+def _refusal(url: httpx.URL, answer: httpx.Response) -> Refusal:
     said = f"it answered {answer.status_code} {answer.reason_phrase[:50]}".rstrip()
-    if not answer.is_redirect:
-        return said
-    return f"{said}, and redirects are not followed{_target(url, answer.headers.get('location'))}"
+    if answer.is_redirect:
+        target = _target(url, answer.headers.get("location"))
+        said = f"{said}, and redirects are not followed{target}"
+    return Refusal(said, answer.headers.get("retry-after", ""))
 
 
 def _target(url: httpx.URL, location: str | None) -> str:

@@ -26,6 +26,13 @@ CONNECT_TIMEOUT_S = 5.0
 PORTS = {"http": 80, "https": 443}
 """Of the schemes that there are."""
 
+_UNKNOWN_ISSUER = (18, 19, 20, 21)
+"""Of OpenSSL's `X509_V_ERR_...`: nobody who is trusted has signed it."""
+_OWN_AUTHORITY = (
+    "; to trust an authority of your own, start the service with `SSL_CERT_FILE` naming a file "
+    "with its certificate and those of all other authorities that are needed"
+)
+
 _OWN_HEADERS = {"accept-encoding": "identity"}
 
 Resolve = Callable[[str], Awaitable[Sequence[Address]]]
@@ -132,9 +139,21 @@ async def _sent(client: httpx.AsyncClient, requests: Sequence[httpx.Request]) ->
     for request in requests:
         try:
             return await client.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            failure = error
+        except httpx.ConnectTimeout:
+            failure = httpx.ConnectTimeout(f"no connection within {CONNECT_TIMEOUT_S:g} s")
+        except httpx.ConnectError as error:
+            failure = _of_certificate(error) or error
     raise failure
+
+
+def _of_certificate(error: BaseException | None) -> httpx.ConnectError | None:
+    """What a connection failed by, in words, when that is the other side's certificate."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__context__  # httpcore names no cause
+    if error is None:
+        return None
+    hint = _OWN_AUTHORITY if error.verify_code in _UNKNOWN_ISSUER else ""
+    return httpx.ConnectError(f"its certificate is refused: {error.verify_message}{hint}")
 
 
 def parsed(text: str, what: str) -> httpx.URL:

@@ -60,25 +60,28 @@ class RecordWriter:
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._failing = False
-        self.dropped = 0
-        """Records that were not written and never will be."""
+        self.dropped = {"rate": 0, "store": 0}
+        """Records that were not written and never will be: there were more than the rate allows,
+        or the store did not take them."""
 
     # --- what is to be written ---
 
     def offer(self, execution: Execution) -> None:
         """Takes the success of a call without an id, if there is room for it."""
-        if self._room >= 1 and not self._full:
+        if self._room < 1:
+            self.dropped["rate"] += 1
+        elif self._full:
+            self.dropped["store"] += 1
+        else:
             self._room -= 1
             self._add(ExecutionRecord(execution=_with_short_output(execution)))
-        else:
-            self.dropped += 1
         if not self._awake:
             self._rouse()
 
     def keep(self, record: ExecutionRecord) -> None:
         """Takes a record that is to be written in any case."""
         if self._full and not record.fingerprint:
-            self.dropped += 1
+            self.dropped["store"] += 1
             return
         self._add(record)
         if not self._awake:
@@ -180,7 +183,7 @@ class RecordWriter:
         """Writes what waits, and gives up what cannot be written."""
         await self.flush()
         if self._waiting:
-            self.dropped += len(self._waiting)
+            self.dropped["store"] += len(self._waiting)
             log.error("%d records of executions could not be stored", len(self._waiting))
             self._waiting.clear()
             self._refused.clear()
@@ -218,7 +221,7 @@ class RecordWriter:
             self._remove(execution_id)
 
     def _give_up(self, record: ExecutionRecord) -> None:
-        self.dropped += 1
+        self.dropped["store"] += 1
         self._written(record)
 
     def _say_failing(self, error: StoreUnavailable) -> None:

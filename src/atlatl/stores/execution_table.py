@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,8 @@ from atlatl.stores.execution_rows import (
     outcome_json,
 )
 from atlatl.stores.files import BlobFiles
+
+log = logging.getLogger(__name__)
 
 INLINE_BYTES = 65_536
 PRUNED_AT_ONCE = 500
@@ -143,6 +146,7 @@ class ExecutionTable:
         task = {"task_id": task_id}
         dead = connection.execute(self._sql["forget_dead_letters"], task).fetchall()
         rows = connection.execute(self._sql["forget_executions"], task).fetchall()
+        self._forget_callbacks(connection, rows)
         return _removed(rows, dead)
 
     def prune(self, connection: sqlite3.Connection, bounds: dict[str, float]) -> Removed:
@@ -159,7 +163,22 @@ class ExecutionTable:
     def _delete(
         self, connection: sqlite3.Connection, name: str, values: dict[str, float]
     ) -> list[sqlite3.Row]:
-        return connection.execute(self._sql[name], values | {"limit": PRUNED_AT_ONCE}).fetchall()
+        found = connection.execute(self._sql[name], values | {"limit": PRUNED_AT_ONCE})
+        rows = found.fetchall()
+        self._forget_callbacks(connection, rows)
+        return rows
+
+    def _forget_callbacks(
+        self, connection: sqlite3.Connection, gone: Sequence[sqlite3.Row]
+    ) -> None:
+        """Nothing is left to tell of; another execution may take the id, and has its own."""
+        ids = [{"execution_id": row["execution_id"]} for row in gone]
+        n_forgotten = connection.executemany(self._sql["forget_callback"], ids).rowcount
+        if n_forgotten > 0:
+            log.warning(
+                "%d callbacks are not made: the records of their executions are not kept any more",
+                n_forgotten,
+            )
 
     def remove_unnamed(self, connection: sqlite3.Connection, files: Iterable[str]) -> None:
         """Removes files unless a row names them, also one that was written since.

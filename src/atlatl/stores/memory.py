@@ -146,6 +146,7 @@ class MemoryStore:
         ]
         for execution_id in ids:
             del self._records[execution_id]
+        self.queue.forget_callbacks()
         return ids
 
     async def prune_executions(
@@ -167,6 +168,7 @@ class MemoryStore:
                 break
             del self._records[execution_id]
             excess_bytes -= size
+        self.queue.forget_callbacks()
         return n_before - len(self._records)
 
     def _ended(self) -> list[tuple[bool, float, str]]:

@@ -75,6 +75,11 @@ class MemoryQueue:
             if entry.state == "dead" and task == task_id:
                 del self._entries[execution_id]
 
+    def forget_callbacks(self) -> None:
+        """Forgets those of executions whose records are gone."""
+        for execution_id in self._callbacks.keys() - self._records.keys():
+            del self._callbacks[execution_id]
+
     # --- from acceptance to the end ---
 
     async def enqueue(self, record: ExecutionRecord, queued: Queued) -> ExecutionRecord | None:
@@ -160,11 +165,12 @@ class MemoryQueue:
         else:
             entry.state, entry.died_at = "dead", died_at
             entry.queued = replace(entry.queued, attempt=end.attempt)
+        accepted = self._records[execution_id].execution
         self._change(
             execution_id,
             task_id=end.task_id,
-            function_name=end.function_name,
-            trace_id=end.trace_id,
+            function_name=end.function_name or accepted.function_name,
+            trace_id=end.trace_id or accepted.trace_id,
             status=end.status,
             attempt=end.attempt,
             started_at=end.started_at,
@@ -262,6 +268,7 @@ class MemoryQueue:
         entry = self._dead(execution_id)
         if entry is None:
             return None
+        self._callbacks.pop(execution_id, None)
         attempt = entry.queued.attempt + 1
         entry.state = "ready"
         entry.queued = replace(
@@ -276,6 +283,7 @@ class MemoryQueue:
             completed_at=None,
             queue_s=0.0,
             outcome=None,
+            version=0,
             instance_id="",
             cold_start=False,
         )
@@ -311,16 +319,20 @@ class MemoryQueue:
         self._require_open()
         return min((one.ready_at for one in self._callbacks.values()), default=None)
 
-    async def put_callback(self, callback: Callback) -> None:
+    async def put_callback(self, callback: Callback, *, tries: int, ready_at: float) -> bool:
         self._require_open()
-        known = self._callbacks.get(callback.execution_id)
-        if known is not None:
-            again = replace(known, tries=callback.tries, ready_at=callback.ready_at)
-            self._callbacks[callback.execution_id] = again
+        if self._callbacks.get(callback.execution_id) != callback:
+            return False
+        again = replace(callback, tries=tries, ready_at=ready_at)
+        self._callbacks[callback.execution_id] = again
+        return True
 
-    async def drop_callback(self, execution_id: str) -> None:
+    async def drop_callback(self, callback: Callback) -> bool:
         self._require_open()
-        self._callbacks.pop(execution_id, None)
+        if self._callbacks.get(callback.execution_id) != callback:
+            return False
+        del self._callbacks[callback.execution_id]
+        return True
 
     # --- how ---
 
@@ -367,5 +379,5 @@ def _depth(task_name: str, entries: Sequence[_Entry]) -> QueueDepth:
     counts = dict.fromkeys(("ready", "delayed", "leased", "dead"), 0)
     for entry in entries:
         counts[entry.state] += 1
-    started = [one.queued.ready_at for one in entries if one.state in ("ready", "leased")]
-    return QueueDepth(task_name=task_name, **counts, oldest_ready_at=min(started, default=None))
+    ready = [one.queued.ready_at for one in entries if one.state == "ready"]
+    return QueueDepth(task_name=task_name, **counts, oldest_ready_at=min(ready, default=None))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from atlatl.errors import InvalidRequest
-from atlatl.model import Call, Callback, DeadLetter, Queued, QueueDepth
+from atlatl.model import Call, Callback, DeadLetter, Event, Mode, Queued, QueueDepth
 from atlatl.stores.execution_rows import execution_of
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -77,7 +77,7 @@ def queue_row(queued: Queued) -> dict[str, Any]:
     }
 
 
-def queued_of(row: sqlite3.Row, call: Call) -> Queued:
+def queued_of(row: sqlite3.Row, call: Call, damage: str = "") -> Queued:
     return Queued(
         call=call,
         task_id=row["task_id"],
@@ -89,11 +89,24 @@ def queued_of(row: sqlite3.Row, call: Call) -> Queued:
         failures=row["failures"],
         recoveries=row["recoveries"],
         lease=row["lease"],
+        damage=damage,
     )
 
 
+def damaged(row: sqlite3.Row, reason: str) -> Queued:
+    """The entry of a call that cannot be read any more."""
+    key = row["execution_id"]
+    call = Call(
+        execution_id=key,
+        task_name=row["task_name"],
+        payload=Event(value=None),
+        mode=Mode.ASYNC,
+    )
+    return queued_of(row, call, damage_of(key, reason))
+
+
 def damage_of(execution_id: str, reason: str) -> str:
-    """Says what became of a call that cannot be read any more."""
+    """Says what happened to a call that cannot be read any more."""
     return (
         f"the stored call of execution {execution_id!r} was changed or removed by another program "
         f"({reason}): call again, or restore it from a backup"
@@ -121,7 +134,6 @@ def depths_of(rows: Iterable[sqlite3.Row]) -> list[QueueDepth]:
     for row in rows:
         of_task = counts.setdefault(row["task_name"], {})
         of_task[row["state"]] = row["n"]
-        if row["state"] in ("ready", "leased"):
-            oldest = of_task.get("oldest_ready_at", row["oldest"])
-            of_task["oldest_ready_at"] = min(oldest, row["oldest"])
+        if row["state"] == "ready":
+            of_task["oldest_ready_at"] = row["oldest"]
     return [QueueDepth(task_name=name, **of_task) for name, of_task in sorted(counts.items())]

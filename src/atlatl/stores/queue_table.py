@@ -138,6 +138,7 @@ class QueueTable:
         rows = self._fetch(connection, "redrive", {"execution_id": execution_id, "now": now})
         if not rows:
             return None, set()
+        connection.execute(self._sql["forget_callback"], {"execution_id": execution_id})
         return rows[0], self._executions.reopen(connection, rows[0])
 
     def delete_dead_letter(self, connection: sqlite3.Connection, execution_id: str) -> Rows:

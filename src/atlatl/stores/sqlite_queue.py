@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from atlatl.errors import ArtifactNotFound, ChecksumMismatch, InternalFailure, StoreUnavailable
+from atlatl.errors import ArtifactNotFound, ChecksumMismatch, StoreUnavailable
 from atlatl.model import (
     Call,
     Callback,
@@ -21,7 +21,6 @@ from atlatl.model import (
     Place,
     Queued,
     QueueDepth,
-    failed,
 )
 from atlatl.stores.database import Database, troubles_of
 from atlatl.stores.execution_rows import QUEUED, clean, execution_row
@@ -31,6 +30,7 @@ from atlatl.stores.queue_rows import (
     call_of,
     callback_of,
     damage_of,
+    damaged,
     dead_letter_of,
     depths_of,
     queue_row,
@@ -46,9 +46,8 @@ _DAMAGES = (msgspec.DecodeError, ArtifactNotFound, ChecksumMismatch)
 class SqliteQueue:
     """Durable executions in the store's database and files.
 
-    An entry whose call cannot be read any more is never handed out: it becomes a dead letter
-    with INTERNAL, whose record says why, and the others go on. One whose file cannot be read
-    for now stays leased, and is taken back when the lease lapses.
+    An entry whose file cannot be read for now stays leased, and is taken back when the lease
+    lapses.
     """
 
     def __init__(
@@ -86,17 +85,17 @@ class SqliteQueue:
         self, wanted: Mapping[str, int], *, now: float, until: float
     ) -> Sequence[Queued]:
         rows = await self._database.commit(lambda c: self._table.lease(c, wanted, now, until))
-        return await self._readable(rows, now)
+        return await self._readable(rows)
 
     async def take(self, execution_id: str, *, until: float) -> Queued | None:
         key = clean(execution_id)
         rows = await self._database.commit(lambda c: self._table.take(c, key, until))
-        return next(iter(await self._readable(rows, until)), None)
+        return next(iter(await self._readable(rows)), None)
 
     async def take_expired(self, *, now: float, until: float, limit: int) -> Sequence[Queued]:
         values = {"now": now, "until": until, "limit": limit}
         rows = await self._database.commit(lambda c: self._table.take_expired(c, values))
-        return await self._readable(rows, now)
+        return await self._readable(rows)
 
     async def extend(self, leased: Mapping[str, int], *, until: float) -> None:
         leases = [
@@ -153,7 +152,7 @@ class SqliteQueue:
             lambda c: self._table.recover(c, lapsed_before, now, limit, outcome)
         )
         dead = {row["execution_id"] for row in rows if row["state"] == "dead"}
-        return [(one, one.call.execution_id in dead) for one in await self._readable(rows, now)]
+        return [(one, one.call.execution_id in dead) for one in await self._readable(rows)]
 
     # --- what is there ---
 
@@ -215,11 +214,11 @@ class SqliteQueue:
     async def next_callback_at(self) -> float | None:
         return await self._first("next_callback_at")
 
-    async def put_callback(self, callback: Callback) -> None:
-        await self._change("put_callback", **msgspec.structs.asdict(callback))
+    async def put_callback(self, callback: Callback, *, tries: int, ready_at: float) -> bool:
+        return await self._change("put_callback", callback, tries=tries, ready_at=ready_at)
 
-    async def drop_callback(self, execution_id: str) -> None:
-        await self._change("drop_callback", execution_id=clean(execution_id))
+    async def drop_callback(self, callback: Callback) -> bool:
+        return await self._change("drop_callback", callback)
 
     # --- how ---
 
@@ -235,8 +234,8 @@ class SqliteQueue:
     async def _stored(self, execution_id: str) -> ExecutionRecord | None:
         return await self._database.query(lambda c: self._executions.get(c, execution_id))
 
-    async def _readable(self, rows: Iterable[sqlite3.Row], now: float) -> list[Queued]:
-        """The entries that can be run; the others are buried, or left until their lease lapses."""
+    async def _readable(self, rows: Iterable[sqlite3.Row]) -> list[Queued]:
+        """The entries, without those whose file cannot be read for now."""
         found: list[Queued] = []
         for row in rows:
             try:
@@ -244,7 +243,7 @@ class SqliteQueue:
                 call = self._call(row) if here else await asyncio.to_thread(self._call, row)
                 found.append(queued_of(row, call))
             except _DAMAGES as error:
-                await self._bury(row, str(error), now)
+                found.append(damaged(row, str(error)))
             except OSError as error:
                 log.warning("execution %s cannot be read for now: %s", row["execution_id"], error)
         return found
@@ -252,16 +251,6 @@ class SqliteQueue:
     def _call(self, row: sqlite3.Row) -> Call:
         content = row["call"] if row["call_file"] is None else self._files.read(row["call_file"])
         return call_of(content, row["execution_id"])
-
-    async def _bury(self, row: sqlite3.Row, reason: str, now: float) -> None:
-        held = {"execution_id": row["execution_id"], "lease": row["lease"]}
-        trouble = damage_of(row["execution_id"], reason)
-        outcome = failed(InternalFailure(trouble))
-        try:
-            await self._database.commit(lambda c: self._table.bury(c, held, outcome, now))
-            log.error("%s; it is a dead letter now", trouble)
-        except StoreUnavailable as error:
-            log.error("%s; that could not be stored: %s", trouble, error)  # noqa: TRY400
 
     def _remove(self, connection: sqlite3.Connection, files: set[str] | None) -> None:
         self._executions.remove_unnamed(connection, files or ())
@@ -276,5 +265,13 @@ class SqliteQueue:
         value: float | None = (await self._select(name))[0][0]
         return value
 
-    async def _change(self, name: str, **values: Any) -> None:
-        await self._database.commit(lambda c: c.execute(self._sql[name], values).rowcount)
+    async def _change(self, name: str, callback: Callback, **values: Any) -> bool:
+        """False when it is not as it was read any more."""
+        values |= {
+            "execution_id": callback.execution_id,
+            "read_tries": callback.tries,
+            "read_ready_at": callback.ready_at,
+        }
+        return await self._database.commit(
+            lambda c: c.execute(self._sql[name], values).rowcount > 0
+        )

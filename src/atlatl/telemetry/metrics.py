@@ -157,7 +157,7 @@ class Metrics:
     def _finished(self, event: ExecutionFinished) -> None:
         execution = event.execution
         outcome = execution.outcome
-        if outcome is not None:
+        if outcome is not None and not event.redriven:
             self._record(
                 outcome.kind,
                 event.latency_s,

@@ -16,6 +16,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _ERRORS = (OutcomeKind.ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CRASHED)
 _EMPTY_QUEUE = QueueFigures()
+_NONE_DROPPED = {"rate": 0, "store": 0}
 
 
 def content_type(accept: str) -> str:
@@ -46,7 +47,7 @@ def render(
     breakers: BreakersFigures,
     queue: QueueFigures = _EMPTY_QUEUE,
     *,
-    records_dropped: int = 0,
+    records_dropped: Mapping[str, int] = _NONE_DROPPED,
     openmetrics: bool = False,
 ) -> str:
     """The text of one scrape, all counters from one moment.
@@ -57,7 +58,7 @@ def render(
         memory: of all tasks.
         breakers: of all tasks.
         queue: of all tasks.
-        records_dropped: executions whose records were not stored.
+        records_dropped: executions whose records were not stored, by the reason.
         openmetrics: OpenMetrics 1.0.0 rather than the classic text format.
     """
     tasks = metrics.tasks()
@@ -68,8 +69,9 @@ def render(
         _breaker_family(breakers),
         counter(
             "atlatl_records_dropped",
-            "Executions whose records were not stored, because of their number or of the disk.",
-            [({}, records_dropped)],
+            "Executions whose records were not stored: successes beyond the rate, or the store "
+            "did not take them.",
+            [({"reason": reason}, count) for reason, count in records_dropped.items()],
         ),
         *_queue_families(queue),
         *_durable_families(tasks),
@@ -165,7 +167,7 @@ def _queue_families(queue: QueueFigures) -> list[Family]:
     return [
         gauge(
             "atlatl_queue_executions",
-            "Async executions that have not ended, by what they do.",
+            "Async executions that have not ended: ready to begin, delayed, or under way (leased).",
             _queue_samples(queue.tasks),
         ),
         gauge(
@@ -175,7 +177,7 @@ def _queue_families(queue: QueueFigures) -> list[Family]:
         ),
         gauge(
             "atlatl_queue_oldest_seconds",
-            "How long ago the oldest async execution that is ready or leased could have run.",
+            "How long the async execution that waits the longest could have run; 0 is none.",
             [({"faas_name": task.task_name}, task.oldest_s) for task in queue.tasks],
         ),
         gauge(

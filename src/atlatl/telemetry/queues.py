@@ -19,11 +19,17 @@ class TaskQueue(Record, frozen=True):
 
     task_name: str
     ready: int = 0
+    """Could run and have not begun, those that the service has leased ahead of time included."""
     delayed: int = 0
+    """Wait for their time: `not_before`, or the pause before a retry."""
     leased: int = 0
+    """Under way: until their end, or that another attempt follows, is in the store."""
     dead: int = 0
     oldest_s: float = 0.0
-    """How long ago the oldest of the ready and the leased ones could have run; 0 is none."""
+    """How long the ready one that waits the longest has been able to run; 0 without any.
+
+    What is under way does not count, however long it runs, and neither does what is delayed.
+    """
 
     @property
     def depth(self) -> int:
@@ -52,6 +58,7 @@ class DurableStats(Record, frozen=True):
     recovery_count: int = 0
     """Attempts that the end of the service cut off; not among the retries."""
     died_count: int = 0
+    """Deaths: one that is redriven and dies again is counted again here, and as a request once."""
     callback_told_count: int = 0
     callback_failed_count: int = 0
     """Tries that are followed by another one."""

@@ -67,7 +67,7 @@ RETURNING task_id, call_file;
 -- name: end_execution
 -- What was fixed when it was accepted stays, its fingerprint among that.
 UPDATE executions SET
-    function_name = :function_name,
+    function_name = iif(:function_name = '', function_name, :function_name),
     status = :status,
     attempt = :attempt,
     started_at = :started_at,
@@ -76,7 +76,7 @@ UPDATE executions SET
     instance_id = :instance_id,
     version = :version,
     cold_start = :cold_start,
-    trace_id = :trace_id,
+    trace_id = iif(:trace_id = '', trace_id, :trace_id),
     interrupted = :interrupted,
     promised = :promised,
     outcome = :outcome,
@@ -170,6 +170,7 @@ UPDATE executions SET
     started_at = NULL,
     completed_at = NULL,
     queue_s = 0,
+    version = 0,
     instance_id = '',
     cold_start = 0,
     interrupted = 0,
@@ -207,9 +208,16 @@ INSERT OR REPLACE INTO callbacks (execution_id, url, traceparent, tracestate, tr
 VALUES (:execution_id, :url, :traceparent, :tracestate, :tries, :ready_at);
 
 -- name: put_callback
-UPDATE callbacks SET tries = :tries, ready_at = :ready_at WHERE execution_id = :execution_id;
+-- Unless it is another one by now: the times of two ends differ.
+UPDATE callbacks SET tries = :tries, ready_at = :ready_at
+WHERE execution_id = :execution_id AND tries = :read_tries AND ready_at = :read_ready_at;
 
 -- name: drop_callback
+DELETE FROM callbacks
+WHERE execution_id = :execution_id AND tries = :read_tries AND ready_at = :read_ready_at;
+
+-- name: forget_callback
+-- The end that it tells of is no end any more, or its record is gone.
 DELETE FROM callbacks WHERE execution_id = :execution_id;
 
 -- name: callbacks
