@@ -8,7 +8,7 @@ BENCH  := .venv-bench
 RUN    := $(BIN)/python -m
 FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
 
-.PHONY: help demo test check bench bench-check docs lock proto clean
+.PHONY: help demo test check bench bench-check bench-peers bench-report docs lock proto clean
 
 # A machine that lacks Python 3.11 or python3-venv is told so in one line, before anything runs.
 # A failing recipe would make `make` add a line of its own and exit with 2; -q stops it with 1.
@@ -24,7 +24,9 @@ help:
 	@echo 'make demo    start the service, deploy the examples, call them, show what came back'
 	@echo 'make test    run every test'
 	@echo 'make check   what must hold before a commit: lint, types, layers, fast tests'
-	@echo 'make bench   run the benchmarks; make bench-check compares them with the baseline'
+	@echo 'make bench   run the benchmarks beside their peers; ARGS="--quick" or ARGS="--only NAME"'
+	@echo 'make bench-check    compare them with the baseline'
+	@echo 'make bench-report   write the newest results into the documents'
 	@echo 'make docs    write the reference pages again from the code'
 	@echo 'make lock    pin the dependencies again'
 	@echo 'make proto   generate the gRPC code again'
@@ -48,16 +50,23 @@ check: $(READY)
 	$(RUN) pytest -m 'not slow' $(FAST)
 
 bench: $(BENCH)/.ready
-	@set -e; for file in bench/bench_*.py; do $(BENCH)/bin/python "$$file"; done
+	@$(BENCH)/bin/python -m bench $(ARGS)
 
 bench-check: $(BENCH)/.ready
-	@$(BENCH)/bin/python bench/bench_pieces.py --check
+	@$(BENCH)/bin/python -m bench --check $(ARGS)
+
+bench-peers: $(BENCH)/.ready
+	@$(BENCH)/bin/python -m bench.installing $(ARGS)
+
+bench-report: $(BENCH)/.ready
+	@$(BENCH)/bin/python -m bench report
 
 $(BENCH)/.ready: $(READY) bench/requirements.txt
 	@echo 'setting up $(BENCH) ...'
 	@$(PYTHON) -m venv --clear $(BENCH)
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -c requirements.lock -r bench/requirements.txt -e .
+	  -c requirements.lock -e .
+	@$(BENCH)/bin/python -m bench.installing
 	@touch $@
 
 docs: $(READY)

@@ -5,7 +5,7 @@ A round times everything once, so the two sides of a ratio come from the same mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import quantiles
 from typing import Any, NamedTuple
 
@@ -58,22 +58,32 @@ def together_ns(rounds: Rounds, names: Sequence[str]) -> Spread:
     return spread_of([sum(times) for times in zip(*(rounds[n] for n in names), strict=True)])
 
 
-def behind(baseline: Mapping[str, Spread], now: Mapping[str, Spread]) -> list[str]:
+def behind(
+    baseline: Mapping[str, Spread],
+    now: Mapping[str, Spread],
+    higher: Collection[str] = (),
+) -> list[str]:
     """Ratios that are worse than the baseline by more than the middle half of the rounds is wide.
 
     The wider of both spreads counts. Example: 0.50 from 0.48 to 0.53 before, 0.56 from 0.54 to
     0.58 now: worse by 0.06, the spreads are 0.05 and 0.04, so it has fallen behind.
     A ratio that only one side has is a fault too: what is no longer measured cannot be kept.
+
+    Args:
+        baseline: the ratios as they were.
+        now: the ratios as they are.
+        higher: names of those of which more is better; of all others less is.
     """
     faults = [f"{name} is no longer measured" for name in baseline if name not in now]
     faults += [f"{name} is not in the baseline: store it again" for name in now.keys() - baseline]
     for name in baseline.keys() & now.keys():
         was, is_ = baseline[name], now[name]
         allowed = max(was.width, is_.width)
-        if is_.median - was.median > allowed:
+        worse = (was.median - is_.median) * (1 if name in higher else -1)
+        if worse > allowed:
             faults.append(
                 f"{name} is {is_.median:.3f}, it was {was.median:.3f}: worse by "
-                f"{is_.median - was.median:.3f}, the spread is {allowed:.3f}"
+                f"{worse:.3f}, the spread is {allowed:.3f}"
             )
     return sorted(faults)
 
@@ -129,6 +139,8 @@ class Aim(NamedTuple):
     least: float | None = None
     most: float | None = None
     """Neither is a ratio without an aim."""
+    stretch: float | None = None
+    """What is really wanted, in the same direction."""
 
     def spread(self, rounds: Rounds) -> Spread:
         if self.peer:
@@ -139,16 +151,25 @@ class Aim(NamedTuple):
         return {self.ours, self.peer} - {""} <= rounds.keys()
 
     def bound(self) -> str:
+        stretch = "" if self.stretch is None else f" ({self.stretch:g})"
         if self.least is not None:
-            return f">= {self.least:g}"
-        return f"<= {self.most:g}" if self.most is not None else ""
+            return f">= {self.least:g}{stretch}"
+        return f"<= {self.most:g}{stretch}" if self.most is not None else ""
 
     def verdict(self, rounds: Rounds) -> str:
-        median = self.spread(rounds).median
-        if self.least is None and self.most is None:
+        """`missed`, `kept`, or `stretch` when that is kept too; empty without an aim."""
+        bound = self.least if self.least is not None else self.most
+        if bound is None:
             return ""
-        low = self.least is None or median >= self.least
-        return "kept" if low and (self.most is None or median <= self.most) else "missed"
+        median, sign = self.spread(rounds).median, 1 if self.higher_is_better else -1
+        if sign * median < sign * bound:
+            return "missed"
+        far = self.stretch is not None and sign * median >= sign * self.stretch
+        return "stretch" if far else "kept"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.least is not None
 
 
 def verdicts(rounds: Rounds, aims: Sequence[Aim]) -> str:

@@ -462,7 +462,8 @@ def check_task_name(name: str) -> str:
 
 def check_execution_id(execution_id: str) -> str:
     """The id itself; raises InvalidRequest unless it is 1 to 128 visible ASCII characters."""
-    if not 1 <= len(execution_id) <= 128 or not all("!" <= c <= "~" for c in execution_id):
+    visible = execution_id.isascii() and execution_id.isprintable() and " " not in execution_id
+    if not visible or not 1 <= len(execution_id) <= 128:
         raise InvalidRequest(
             "an execution id has 1 to 128 visible ASCII characters (no spaces), got "
             f"{execution_id[:140]!r}"

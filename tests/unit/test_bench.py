@@ -20,8 +20,9 @@ from bench.comparison import (
     together_ns,
     verdicts,
 )
-from bench.queue_http import Answer, BadAnswer, read, request
-from bench.queue_work import Ran, Wrong, answer, arguments, body, check, ended_well, shares
+from bench.lean_http import Answer, BadAnswer, read, request
+from bench.rounds import Wrong
+from bench.work import Ran, answer, arguments, body, check, ended_well, shares
 
 ROUNDS = {"ours": [10.0, 20.0, 30.0], "peer": [20.0, 40.0, 40.0], "more": [5.0, 5.0, 5.0]}
 PIECES = {"ours": ("peer",), "more": ("peer",)}
@@ -79,6 +80,13 @@ def test_behind_is_worse_by_more_than_the_spread(now: Spread, kept: bool) -> Non
         assert f"ours / peer is {now.median:.3f}, it was 0.500" in faults[0]
 
 
+@pytest.mark.parametrize(("median", "kept"), [(0.60, True), (0.46, True), (0.44, False)])
+def test_of_what_should_be_high_less_is_worse(median: float, kept: bool) -> None:
+    now = {"ours / peer": Spread(median, median, median)}
+    faults = behind(WAS, now, higher={"ours / peer"})
+    assert (faults == []) is kept, faults
+
+
 def test_what_only_one_side_has_is_a_fault() -> None:
     now = {"other / peer": Spread(1.0, 1.0, 1.0)}
     assert behind(WAS, now) == [
@@ -122,6 +130,21 @@ def _cells(table: str) -> list[list[str]]:
 )
 def test_an_aim_is_kept_or_missed_by_the_raw_rounds_d103(aim: Aim, words: list[str]) -> None:
     assert _cells(verdicts(ROUNDS, [aim])) == [["a", *words]]
+
+
+@pytest.mark.parametrize(
+    ("aim", "verdict"),
+    [
+        (Aim("a", "ours", "peer", least=0.4, stretch=0.5), "stretch"),
+        (Aim("a", "ours", "peer", least=0.4, stretch=0.6), "kept"),
+        (Aim("a", "ours", "peer", most=0.6, stretch=0.5), "stretch"),
+        (Aim("a", "ours", "peer", most=0.6, stretch=0.4), "kept"),
+        (Aim("a", "ours", "peer", most=0.4, stretch=0.6), "missed"),
+    ],
+)
+def test_a_stretch_lies_beyond_the_aim(aim: Aim, verdict: str) -> None:
+    assert aim.verdict(ROUNDS) == verdict
+    assert aim.bound().endswith(f"({aim.stretch:g})")
 
 
 def test_an_aim_whose_sides_were_not_measured_is_left_out() -> None:

@@ -28,7 +28,7 @@ class Ahead:
 
     def __init__(self, spread: int) -> None:
         self.on = False
-        self._spread = spread
+        self.spread = spread
         self._pace = Pace()
 
     def note(self, stock: Stock, lease: Lease, run_s: float) -> None:
@@ -65,4 +65,4 @@ class Ahead:
                 best is None or instance.in_flight < best.in_flight
             ):
                 best = instance
-        return best if best is not None and (working >= self._spread or idle is None) else idle
+        return best if best is not None and (working >= self.spread or idle is None) else idle

@@ -86,6 +86,18 @@ class Lending:
         """Leases that are out, also those of instances that were lost meanwhile."""
         return len(self._leases)
 
+    @property
+    def room(self) -> int:
+        """Calls that it could take besides those lent and waiting, when grown to its most.
+
+        Short calls are handed ahead to a few instances; as many as fill those are enough.
+        """
+        settings = self.settings
+        capacity = settings.max_size * settings.max_concurrent_requests
+        if self._ahead is not None and self._ahead.on:
+            capacity = max(capacity, min(self._ahead.spread, settings.max_size) * self.stock.places)
+        return capacity - self.leased - self.waiting
+
     def load(self) -> Load:
         settings, instances = self.settings, self.stock.instances
         return Load(

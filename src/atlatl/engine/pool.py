@@ -271,8 +271,7 @@ class InstancePool:
     @property
     def room(self) -> int:
         """Calls that it could take besides those lent and waiting, when grown to its most."""
-        lending = self._lending
-        return self.settings.max_size * lending.stock.places - lending.leased - lending.waiting
+        return self._lending.room
 
     def stats(self) -> PoolStats:
         """Everything is read off the instances and the account at this moment."""

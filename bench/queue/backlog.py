@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import comparison
 import httpx
-import queue_work
-from queue_atlatl import TASK, Service, result_request, run_loop, running, value
-from queue_http import connected, each_once, for_a_while, request
-from queue_work import Wrong
 
 from atlatl.model import (
     Arguments,
@@ -31,6 +26,10 @@ from atlatl.model import (
 )
 from atlatl.settings import Settings
 from atlatl.stores.sqlite import SqliteStore
+from bench import comparison, work
+from bench.lean_http import connected, each_once, for_a_while, request, run_loop
+from bench.queue.atlatl import TASK, Queue, result_request, running, value
+from bench.rounds import Wrong
 
 OTHER = "other"
 """Another task, with the same function, that is called synchronously."""
@@ -59,12 +58,12 @@ class Stores:
         self.waiting = waiting
         self._empty, self._full = directory / "empty", directory / "full"
         with running(self._empty, warm=False) as service:
-            service.deploy(TASK, OTHER)
+            service.deploy_work(TASK, OTHER)
         shutil.copytree(self._empty, self._full)
         asyncio.run(_fill(self._full, waiting))
 
     @contextlib.contextmanager
-    def serving(self, waiting: int) -> Iterator[Service]:
+    def serving(self, waiting: int) -> Iterator[Queue]:
         """A service on a copy of one of them, thrown away afterwards."""
         source = self._full if waiting else self._empty
         with tempfile.TemporaryDirectory(dir=self._directory) as copy:
@@ -93,7 +92,7 @@ def _entry(task: Task, number: int) -> tuple[ExecutionRecord, Queued]:
     call = Call(
         execution_id=_identity(number),
         task_name=task.name,
-        payload=Arguments(values=queue_work.arguments(number)),
+        payload=Arguments(values=work.arguments(number)),
         mode=Mode.ASYNC,
     )
     execution = Execution(
@@ -150,7 +149,7 @@ def sync_calls(
     return found
 
 
-def _measured(service: Service, connections: int, seconds: float) -> Calls:
+def _measured(service: Queue, connections: int, seconds: float) -> Calls:
     before, began = _done(service), time.monotonic()
     took: list[float] = []
     if connections:
@@ -163,15 +162,15 @@ def _measured(service: Service, connections: int, seconds: float) -> Calls:
     return Calls(p50 * 1000, p99 * 1000, len(took) / span, ended / span)
 
 
-async def _calls(service: Service, connections: int, seconds: float) -> list[float]:
-    content = request("POST", f"/functions/{OTHER}", queue_work.body(1))
-    wanted = queue_work.answer(**queue_work.arguments(1))
+async def _calls(service: Queue, connections: int, seconds: float) -> list[float]:
+    content = request("POST", f"/functions/{OTHER}", work.body(1))
+    wanted = work.answer(**work.arguments(1))
     async with connected(service.port, connections) as open_:
         await each_once(open_, [content] * connections)
         return await for_a_while(open_, content, wanted, seconds)
 
 
-def _wait_for_work(service: Service) -> None:
+def _wait_for_work(service: Queue) -> None:
     end = time.monotonic() + WORKING_S
     while _done(service) < 200:
         if time.monotonic() > end:
@@ -179,13 +178,13 @@ def _wait_for_work(service: Service) -> None:
         time.sleep(0.1)
 
 
-def _done(service: Service) -> int:
+def _done(service: Queue) -> int:
     """Executions of the queued task that have ended well."""
     metrics = httpx.get(f"http://127.0.0.1:{service.port}/metrics")
-    return queue_work.ended_well(metrics.text, TASK)
+    return work.ended_well(metrics.text, TASK)
 
 
-async def _check_backlog(service: Service, done: int) -> None:
+async def _check_backlog(service: Queue, done: int) -> None:
     """Some of those that have ended, evenly spread; the last ones may have overtaken others."""
     numbers = range(0, done // 2, max(1, done // 2 // CHECKED))
     asks = [result_request(_identity(number)) for number in numbers]
@@ -194,4 +193,4 @@ async def _check_backlog(service: Service, done: int) -> None:
     pairs: list[tuple[int, Any]] = [
         (number, value(each)) for number, each in zip(numbers, answers, strict=True)
     ]
-    queue_work.check(pairs)
+    work.check(pairs)

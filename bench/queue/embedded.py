@@ -1,6 +1,6 @@
 """atlatl inside the process that submits: `service.submit`, and its results checked.
 
-usage: queue_embedded.py N
+usage: python -m bench.queue.embedded N
 
 Prints one line of JSON: seconds until all were accepted, and until all had ended.
 """
@@ -15,13 +15,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import queue_work
-from queue_atlatl import INSTANCES, TAIL, TASK, run_loop
-from queue_work import Ran, Wrong
-
 from atlatl import FunctionService, Settings
 from atlatl.model import Execution
 from atlatl.settings import PoolSettings
+from bench import work
+from bench.lean_http import run_loop
+from bench.queue.atlatl import INSTANCES, TAIL, TASK
+from bench.results import ROOT
+from bench.rounds import Wrong
+from bench.work import Ran
 
 AT_ONCE = 16
 """Submits that are on their way at the same time."""
@@ -30,8 +32,8 @@ PATIENCE_S = 300.0
 
 def run(n: int) -> Ran:
     """In a process of its own, with a directory of its own."""
-    command = [sys.executable, __file__, str(n)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", "bench.queue.embedded", str(n)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)
     return Ran(*json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -40,7 +42,7 @@ async def _main(n: int) -> Ran:
     with tempfile.TemporaryDirectory(prefix="atlatl-bench-") as directory:
         settings = Settings(data_dir=str(Path(directory, "data")), pool=pool)
         async with FunctionService(settings) as service:
-            await service.deploy(TASK, queue_work.SOURCE.encode(), filename=f"{TASK}.py")
+            await service.deploy(TASK, work.SOURCE.encode(), filename=f"{TASK}.py")
             await _round(service, 200)
             return await _round(service, n)
 
@@ -51,7 +53,7 @@ async def _round(service: FunctionService, n: int) -> Ran:
 
     async def submit() -> None:
         for place in places:
-            ids[place] = await service.submit(TASK, queue_work.arguments(place))
+            ids[place] = await service.submit(TASK, work.arguments(place))
 
     began = time.monotonic()
     await asyncio.gather(*(submit() for _ in range(AT_ONCE)))
@@ -66,7 +68,7 @@ async def _round(service: FunctionService, n: int) -> Ran:
         found = [await service.execution(identity) for identity in ids]
     if len(set(ids)) != n:
         raise Wrong("two executions have the same id")
-    queue_work.check((number, _value(each)) for number, each in enumerate(found))
+    work.check((number, _value(each)) for number, each in enumerate(found))
     return Ran(submitted - began, ended - began)
 
 

@@ -1,6 +1,6 @@
 """What one call costs inside the service, piece by piece, beside others in the same run.
 
-usage: bench_pieces.py [--quick] [--check | --store-baseline]
+usage: python -m bench pieces [--quick] [--check | --store-baseline]
 
 Each round is a fresh process that times every operation in an order of its own, several times,
 and takes the least: what was not disturbed. Rounds in which others kept the machine busy are
@@ -18,18 +18,13 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from time import monotonic, perf_counter_ns
 from typing import Any
 
-import comparison
-import machine
-import pieces
+from bench import comparison, machine, results
+from bench.pieces import operations
+from bench.results import ROOT, say
 
-HERE = Path(__file__).parent
-RESULTS, BASELINE = HERE / "results", HERE / "baseline.json"
 AIM_NS = 3000.0
 PATIENCE_S = 120.0
 """Spent on rounds that are done again, and on waiting for quiet between them."""
@@ -39,17 +34,15 @@ PEERS = ("prometheus-client", "purgatory", "pybreaker")
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     if options.one_round:
-        asyncio.run(pieces.with_operations(lambda all_: _round(all_, *options.one_round)))
+        asyncio.run(operations.with_operations(lambda all_: _round(all_, *options.one_round)))
         return 0
-    result = measure(rounds=5 if options.quick else 15, loop_ms=5 if options.quick else 20)
+    result = measure(5, 5, 0.0) if options.quick else measure(15, 20, PATIENCE_S)
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        name = f"pieces-{result['version']}-{result['commit'].rstrip('+')}.json"
-        _store(result, RESULTS / name)
-    print(comparison.report(result, pieces.PIECES, pieces.TOGETHER, AIM_NS))
+        results.store(result)
+    print(comparison.report(result, operations.PIECES, operations.TOGETHER, AIM_NS))
     if options.store_baseline:
         return _store_baseline(result)
-    return _check(result) if options.check else 0
+    return check(result) if options.check else 0
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -68,21 +61,16 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 # --- measuring ---
 
 
-def measure(rounds: int, loop_ms: int) -> dict[str, Any]:
+def measure(rounds: int, loop_ms: int, patience_s: float) -> dict[str, Any]:
     """Times everything and gives the result with all that it depends on."""
-    quiet = machine.wait_for_quiet(_say)
+    quiet = machine.wait_for_quiet(say, patience_s)
     if not quiet:
-        _say("it did not become quiet: take these times with care")
+        say("it did not become quiet: take these times with care")
     load_before = os.getloadavg()[0]
-    times, busy, repeated = _rounds(rounds, loop_ms)
-    found = comparison.ratios(times, pieces.PIECES)
+    times, busy, repeated = _rounds(rounds, loop_ms, patience_s)
+    found = comparison.ratios(times, operations.PIECES)
     return {
-        "benchmark": "pieces",
-        "version": version("atlatl"),
-        "commit": machine.commit(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.facts(),
-        "packages": machine.versions(*PEERS),
+        **results.heading("pieces", PEERS),
         "load": {
             "quiet_before": quiet,
             "load_average_before": round(load_before, 2),
@@ -90,15 +78,17 @@ def measure(rounds: int, loop_ms: int) -> dict[str, Any]:
             "rounds_repeated": repeated,
         },
         "unit": "ns per operation",
-        "together_ns": round(comparison.together_ns(times, pieces.TOGETHER).median, 1),
+        "together_ns": round(comparison.together_ns(times, operations.TOGETHER).median, 1),
         "ratios": {name: [round(number, 4) for number in spread] for name, spread in found.items()},
         "rounds": times,
     }
 
 
-def _rounds(wanted: int, loop_ms: int) -> tuple[dict[str, list[float]], list[float], int]:
+def _rounds(
+    wanted: int, loop_ms: int, patience_s: float
+) -> tuple[dict[str, list[float]], list[float], int]:
     """The times by operation, cores that others used in each round, and how many were repeated."""
-    end = monotonic() + PATIENCE_S
+    end = monotonic() + patience_s
     times: dict[str, list[float]] = {}
     busy: list[float] = []
     repeated = 0
@@ -108,19 +98,20 @@ def _rounds(wanted: int, loop_ms: int) -> tuple[dict[str, list[float]], list[flo
         cores = others.cores()
         if cores > machine.QUIET_CORES and monotonic() < end:
             repeated += 1
-            machine.wait_for_quiet(_say, bound_s=end - monotonic())
+            machine.wait_for_quiet(say, bound_s=end - monotonic())
             continue
         busy.append(cores)
         for name, ns in found.items():
             times.setdefault(name, []).append(round(ns, 2))
-        _say(f"round {len(busy)} of {wanted}")
+        say(f"round {len(busy)} of {wanted}")
     return times, busy, repeated
 
 
 def _one_round(seed: int, loop_ms: int) -> dict[str, float]:
     """In a process of its own: where objects lie in memory differs from one to the next."""
     done = subprocess.run(
-        [sys.executable, __file__, "--one-round", str(seed), str(loop_ms)],
+        [sys.executable, "-m", "bench.pieces.run", "--one-round", str(seed), str(loop_ms)],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -128,21 +119,21 @@ def _one_round(seed: int, loop_ms: int) -> dict[str, float]:
     return times
 
 
-def _round(operations: list[pieces.Operation], seed: int, loop_ms: int) -> None:
+def _round(timed: list[operations.Operation], seed: int, loop_ms: int) -> None:
     """Prints nanoseconds per operation by name."""
-    times: dict[str, list[float]] = {each.name: [] for each in operations}
-    loops = {each.name: _loops(each, loop_ms) for each in operations}
+    times: dict[str, list[float]] = {each.name: [] for each in timed}
+    loops = {each.name: _loops(each, loop_ms) for each in timed}
     dice = random.Random(seed)
     gc.disable()
     for _ in range(3):
-        dice.shuffle(operations)
-        for each in operations:
+        dice.shuffle(timed)
+        for each in timed:
             times[each.name].append(_time(each, loops[each.name]))
             gc.collect()
     print(json.dumps({name: min(all_) for name, all_ in times.items()}))
 
 
-def _loops(operation: pieces.Operation, loop_ms: int) -> int:
+def _loops(operation: operations.Operation, loop_ms: int) -> int:
     """How many operations fill `loop_ms`; trying it out warms the operation up too."""
     n = 1000
     while (ns := _time(operation, n)) * n < loop_ms * 1e6 / 4:
@@ -150,7 +141,7 @@ def _loops(operation: pieces.Operation, loop_ms: int) -> int:
     return max(1000, int(loop_ms * 1e6 / ns))
 
 
-def _time(operation: pieces.Operation, n: int) -> float:
+def _time(operation: operations.Operation, n: int) -> float:
     """Nanoseconds per operation, loop included; raises Wrong when one did not do its work."""
     began = perf_counter_ns()
     operation.run(n)
@@ -162,37 +153,30 @@ def _time(operation: pieces.Operation, n: int) -> float:
 # --- storing, comparing ---
 
 
-def _store(result: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    _say(f"wrote {path.relative_to(HERE.parent)}")
-
-
 def _store_baseline(result: dict[str, Any]) -> int:
     cores = result["load"]["others_cores_most"]
     if cores > machine.QUIET_CORES:
-        _say(f"no baseline was stored: others kept up to {cores} cores busy; try again later")
+        say(f"no baseline was stored: others kept up to {cores} cores busy; try again later")
         return 1
-    _store(result, BASELINE)
+    # What `atlatl check` shows of a baseline stands at its top, and the other ratios stay.
+    scenarios = results.baseline().get("scenarios", {})
+    results.store_baseline({**result, "scenarios": scenarios})
     return 0
 
 
-def _check(result: dict[str, Any]) -> int:
-    if not BASELINE.is_file():
-        _say("there is no baseline: store one with `bench_pieces.py --store-baseline`")
+def check(result: dict[str, Any]) -> int:
+    baseline = results.baseline()
+    if not baseline:
+        say("there is no baseline: store one with `python -m bench pieces --store-baseline`")
         return 1
-    baseline = json.loads(BASELINE.read_text(encoding="utf-8"))
     if baseline["machine"] != result["machine"]:
-        _say("the baseline is of another machine or Python: the ratios may differ for that alone")
+        say("the baseline is of another machine or Python: the ratios may differ for that alone")
     then, now = (comparison.spreads(each["ratios"]) for each in (baseline, result))
     faults = comparison.behind(then, now)
     for fault in faults:
         print(f"behind the baseline: {fault}")
     print(f"{len(now)} ratios compared with the baseline of {baseline['at']}, {len(faults)} behind")
     return 1 if faults else 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

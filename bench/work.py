@@ -1,4 +1,4 @@
-"""The work that both sides of the queue benchmark do, and what a round of it came to.
+"""The work that both sides of a benchmark do, and what a round of it came to.
 
 A function gets 100 bytes of JSON and gives JSON back. Every execution has a number of its own,
 so that an answer that belongs to another execution is seen.
@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from bench.rounds import Wrong
+
 BODY_BYTES = 100
 SOURCE = '''"""What the queue benchmark has done."""
 
@@ -20,10 +22,6 @@ def main(number: int, text: str) -> dict:
     return {"number": number + 1, "text": text}
 '''
 """Of the function as atlatl deploys it; `answer` is the same for the other side."""
-
-
-class Wrong(AssertionError):
-    """An execution was refused, lost, or did not answer as it should have."""
 
 
 class Ran(NamedTuple):

@@ -23,15 +23,12 @@ from atlatl.core.stock import Instance
 from atlatl.core.waiting import Waiter
 from atlatl.events import ExecutionFinished
 from atlatl.model import Execution, ExecutionStatus, InstanceState, Mode, Outcome, OutcomeKind
+from bench.rounds import Wrong
 
 CANDIDATES = 50
 INSTANCES = 8
 TASKS = tuple(f"task-{number}" for number in range(8))
 LATENCY_S = 0.012
-
-
-class Wrong(AssertionError):
-    """An operation did not do what it should have."""
 
 
 def expect(found: object, wanted: object, what: str) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import queue_atlatl
-import queue_backlog
-import queue_celery
-import queue_embedded
-import queue_redis
-from comparison import Aim
-from queue_work import Ran
+from bench.comparison import Aim
+from bench.queue import atlatl, backlog, celery_worker, redis_server
+from bench.queue.embedded import run as run_embedded
+from bench.rounds import Turns
+from bench.work import Ran
 
 ATLATL, DURABLE, FAST = "atlatl", "Celery durable", "Celery fast"
 INSIDE = " in process"
@@ -73,10 +71,6 @@ class Size(NamedTuple):
     sync_s: float
 
 
-Turns = Mapping[str, Callable[[], dict[str, float]]]
-"""By the name of a side: has it do its work, and gives what was measured by name."""
-
-
 def clients(size: Size, directory: Path) -> Turns:
     """Submitted from outside, on 16 connections."""
     n = size.executions
@@ -91,7 +85,7 @@ def embedded(size: Size, directory: Path) -> Turns:
     """Submitted inside one process: `service.submit`, and `delay`."""
     n, inside = size.executions, {"clients": 1, "threads": THREADS_INSIDE}
     return {
-        ATLATL: lambda: _rates(ATLATL + INSIDE, n, queue_embedded.run(n)),
+        ATLATL: lambda: _rates(ATLATL + INSIDE, n, run_embedded(n)),
         DURABLE: lambda: _rates(DURABLE + INSIDE, n, _celery(n, durable=True, **inside)),
         FAST: lambda: _rates(FAST + INSIDE, n, _celery(n, durable=False, **inside)),
     }
@@ -99,19 +93,19 @@ def embedded(size: Size, directory: Path) -> Turns:
 
 def start(size: Size, directory: Path) -> Turns:
     """From the exec of the service to its ready line."""
-    stores = queue_backlog.Stores(directory, size.waiting)
+    stores = backlog.Stores(directory, size.waiting)
     return {
-        "empty": lambda: {"start, s": queue_backlog.start(stores, 0)},
-        "full": lambda: {"start with a backlog, s": queue_backlog.start(stores, size.waiting)},
+        "empty": lambda: {"start, s": backlog.start(stores, 0)},
+        "full": lambda: {"start with a backlog, s": backlog.start(stores, size.waiting)},
     }
 
 
 def sync(size: Size, directory: Path) -> Turns:
     """Synchronous calls of another task while the queue works through a backlog."""
-    stores = queue_backlog.Stores(directory, size.waiting)
+    stores = backlog.Stores(directory, size.waiting)
 
     def measured(waiting: int, where: str) -> dict[str, float]:
-        found = queue_backlog.sync_calls(stores, waiting, CONNECTIONS, size.sync_s)
+        found = backlog.sync_calls(stores, waiting, CONNECTIONS, size.sync_s)
         times: dict[str, float] = {}
         for connections, calls in found.items():
             name = f"sync at {connections} {where}"
@@ -140,14 +134,16 @@ PARTS: dict[str, Callable[[Size, Path], Turns]] = {
 def _served(n: int, directory: Path) -> Ran:
     with (
         tempfile.TemporaryDirectory(dir=directory) as own,
-        queue_atlatl.running(Path(own, "data")) as service,
+        atlatl.running(Path(own, "data")) as service,
     ):
         return service.run(n)
 
 
 def _celery(n: int, *, durable: bool, clients: int = 2, threads: int = 8) -> Ran:
-    fsync: queue_redis.Fsync = "always" if durable else "everysec"
-    with queue_celery.running(fsync, acks_late=durable, clients=clients, threads=threads) as celery:
+    fsync: redis_server.Fsync = "always" if durable else "everysec"
+    with celery_worker.running(
+        fsync, acks_late=durable, clients=clients, threads=threads
+    ) as celery:
         return celery.run(n)
 
 

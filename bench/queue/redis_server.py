@@ -17,12 +17,10 @@ from typing import Any, Literal
 
 import redis
 
+from bench.rounds import Missing
+
 Fsync = Literal["always", "everysec"]
 START_S = 10.0
-
-
-class Missing(Exception):
-    """redis-server is not on this machine; the message says what to do."""
 
 
 def program() -> str:

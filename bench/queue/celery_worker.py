@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import queue_redis
-import queue_work
 import redis
-from queue_work import Ran, Wrong
 
-HERE = Path(__file__).parent
+from bench import work
+from bench.queue import redis_server
+from bench.results import ROOT
+from bench.rounds import Wrong
+from bench.work import Ran
+
 CLIENTS, THREADS = 2, 8
 """Processes that submit, and connections of each."""
 POLL_S = 0.01
@@ -40,7 +42,7 @@ class Celery:
 
     def run(self, n: int) -> Ran:
         """Has `n` executions done and checks each of them; raises Wrong."""
-        parts = queue_work.shares(n, len(self._clients))
+        parts = work.shares(n, len(self._clients))
         for client, part in zip(self._clients, parts, strict=True):
             _tell(client, f"{part.start} {part.stop}")
         told = [json.loads(_line(client)) for client in self._clients]
@@ -74,7 +76,7 @@ class Celery:
         stored = [json.loads(each) for each in self._redis.mget(keys)]
         if failed := [each for each in stored if each["status"] != "SUCCESS"]:
             raise Wrong(f"{len(failed)} executions failed, the first one: {failed[0]}")
-        queue_work.check((number, each["result"]) for number, each in enumerate(stored))
+        work.check((number, each["result"]) for number, each in enumerate(stored))
         self._redis.delete(*keys)
 
 
@@ -84,7 +86,7 @@ def _key(identity: str) -> str:
 
 @contextlib.contextmanager
 def running(
-    fsync: queue_redis.Fsync,
+    fsync: redis_server.Fsync,
     *,
     acks_late: bool,
     clients: int = CLIENTS,
@@ -93,7 +95,7 @@ def running(
     """All of it, with directories of its own, warm."""
     with (
         tempfile.TemporaryDirectory(prefix="atlatl-bench-") as directory,
-        queue_redis.running(Path(directory), fsync) as url,
+        redis_server.running(Path(directory), fsync) as url,
         contextlib.ExitStack() as stack,
     ):
         environment = {
@@ -116,15 +118,16 @@ def running(
 
 
 def _worker(environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen[Any]:
-    command = [sys.executable, "-m", "celery", "--app=queue_tasks", "worker", *OPTIONS]
+    command = [sys.executable, "-m", "celery", "--app=bench.queue.tasks", "worker", *OPTIONS]
     environment = {**environment, "BENCH_QUEUE_WORKER": "1"}
-    return subprocess.Popen(command, env=environment, cwd=HERE, stdout=log, stderr=log)
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
 
 
 def _client(threads: int, environment: dict[str, str]) -> subprocess.Popen[Any]:
     return subprocess.Popen(
-        [sys.executable, str(HERE / "queue_clients.py"), str(threads)],
+        [sys.executable, "-m", "bench.queue.clients", str(threads)],
         env=environment,
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,6 +1,6 @@
 """Submits to Celery with `delay`: one process of several, each with some threads.
 
-usage: queue_clients.py THREADS, with BENCH_QUEUE_REDIS set
+usage: python -m bench.queue.clients THREADS, with BENCH_QUEUE_REDIS set
 
 Says `ready`, then for each line `FIRST END` of its input submits these numbers, and answers
 with a line of JSON: when it began and ended (monotonic seconds), and the ids in their order.
@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 
-from queue_tasks import work
-from queue_work import arguments, shares
+from bench.queue.tasks import work
+from bench.work import arguments, shares
 
 WARM_UP = 20
 

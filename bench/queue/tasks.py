@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import queue_work
 from celery import Celery  # type: ignore[import-untyped]
+
+from bench.work import answer
 
 PREFETCH_MULTIPLIER = 128
 CONCURRENCY = 2
 
 _url = os.environ.get("BENCH_QUEUE_REDIS", "")
 _is_worker = os.environ.get("BENCH_QUEUE_WORKER") == "1"
-app = Celery("queue_tasks", broker=_url, backend=_url if _is_worker else None)
+app = Celery("bench.queue.tasks", broker=_url, backend=_url if _is_worker else None)
 app.conf.update(
     accept_content=["json"],
     broker_connection_retry_on_startup=False,
@@ -34,4 +35,4 @@ app.conf.update(
 
 @app.task(name="work")  # type: ignore[untyped-decorator]
 def work(number: int, text: str) -> dict[str, Any]:
-    return queue_work.answer(number, text)
+    return answer(number, text)

@@ -1,6 +1,6 @@
 """Durable executions beside Celery with Redis, on the same work in the same run.
 
-usage: bench_queue.py [--quick] [--only PART ...] [--executions N] [--rounds N] [--waiting N]
+usage: python -m bench queue [--quick] [--only PART ...] [--executions N] [--rounds N] [--waiting N]
 
 clients   submitted from outside on 16 connections, two processes to do the work
 embedded  submitted inside one process: `service.submit` beside `delay`
@@ -15,26 +15,18 @@ a whole run go to bench/results/.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import comparison
-import machine
-import queue_atlatl
-import queue_redis
-import queue_tasks
-import queue_work
-from queue_parts import AIMS, PARTS, SIDES, Size, fsync_us
+from bench import comparison, results, work
+from bench.queue import atlatl, redis_server, tasks
+from bench.queue.parts import AIMS, PARTS, SIDES, Size, fsync_us
+from bench.results import say
+from bench.rounds import Missing, interleaved, watched
 
-RESULTS = Path(__file__).parent / "results"
 PEERS = ("billiard", "celery", "kombu", "redis")
 WHOLE = Size(executions=5000, waiting=100_000, sync_s=4.0)
 QUICK = Size(executions=500, waiting=20_000, sync_s=1.0)
@@ -44,14 +36,11 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     try:
         result = measure(options.only, options.size, options.rounds)
-    except queue_redis.Missing as missing:
-        _say(str(missing))
+    except Missing as missing:
+        say(str(missing))
         return 1
     if options.stored:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"queue-{result['version']}-{result['commit'].rstrip('+')}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        _say(f"wrote bench/results/{path.name}")
+        results.store(result)
     print(report(result))
     return 0
 
@@ -76,54 +65,41 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def measure(parts: Sequence[str], size: Size, rounds: int) -> dict[str, Any]:
+def measure(parts: Sequence[str], size: Size, rounds: int) -> results.Result:
     """Runs these parts one after the other; gives the result with all that it depends on."""
-    redis_server = queue_redis.version()
-    quiet = machine.wait_for_quiet(_say)
-    if not quiet:
-        _say("it did not become quiet: take these figures with care")
-    load = {"quiet_before": quiet, "load_average_before": round(os.getloadavg()[0], 2)}
-    others = machine.Others()
+    redis = redis_server.version()
+    heading = results.heading("queue", PEERS)
     found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="atlatl-bench-") as name:
+    with (
+        watched() as load,
+        tempfile.TemporaryDirectory(prefix="atlatl-bench-") as name,
+    ):
         directory = Path(name)
         disk = {"type": _file_system(directory), "fsync_us": fsync_us(directory)}
         for part in parts:
-            found |= _rounds(part, size, rounds, directory)
+            found |= _measured(part, size, rounds, directory)
     return {
-        "benchmark": "queue",
-        "version": version("atlatl"),
-        "commit": machine.commit(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.facts(),
+        **heading,
+        "packages": {**heading["packages"], "redis-server": redis},
         "disk": disk,
-        "packages": {**machine.versions(*PEERS), "redis-server": redis_server},
-        "load": {**load, "others_cores": round(others.cores(), 2)},
+        "load": load,
         "size": size._asdict(),
         "setup": {
             **SIDES,
-            "body_bytes": queue_work.BODY_BYTES,
-            "connections": queue_atlatl.CONNECTIONS,
-            "instances and worker processes": queue_atlatl.INSTANCES,
-            "worker_prefetch_multiplier": queue_tasks.PREFETCH_MULTIPLIER,
+            "body_bytes": work.BODY_BYTES,
+            "connections": atlatl.CONNECTIONS,
+            "instances and worker processes": atlatl.INSTANCES,
+            "worker_prefetch_multiplier": tasks.PREFETCH_MULTIPLIER,
         },
         "rounds": found,
     }
 
 
-def _rounds(part: str, size: Size, rounds: int, directory: Path) -> dict[str, list[float]]:
+def _measured(part: str, size: Size, rounds: int, directory: Path) -> dict[str, list[float]]:
     """What was measured by name, one of each round."""
-    found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=directory) as own:
-        _say(f"{part}: preparing")
-        turns = list(PARTS[part](size, Path(own)).values())
-        for number in range(1, rounds + 1):
-            # Each round goes the other way round: nobody always comes first.
-            for turn in turns[:: 1 if number % 2 else -1]:
-                for name, measured in turn().items():
-                    found.setdefault(name, []).append(round(measured, 4))
-            _say(f"{part}: round {number} of {rounds}")
-    return found
+        say(f"{part}: preparing")
+        return interleaved(PARTS[part](size, Path(own)), rounds, part)[0]
 
 
 def _file_system(directory: Path) -> str:
@@ -136,7 +112,7 @@ def _file_system(directory: Path) -> str:
     return done.stdout.strip()
 
 
-def report(result: dict[str, Any]) -> str:
+def report(result: results.Result) -> str:
     """A result as text, worked out from its raw rounds."""
     rounds: comparison.Rounds = result["rounds"]
     size, disk, packages = result["size"], result["disk"], result["packages"]
@@ -153,10 +129,6 @@ def report(result: dict[str, Any]) -> str:
         comparison.verdicts(rounds, AIMS),
     ]
     return "\n".join(lines)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
+
+import uvloop
+
+T = TypeVar("T")
 
 PATIENCE_S = 60.0
 _HEAD_END = b"\r\n\r\n"
@@ -151,3 +155,8 @@ async def for_a_while(
     async with asyncio.timeout(PATIENCE_S + seconds):
         await asyncio.gather(*(work(each) for each in connections))
     return took
+
+
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

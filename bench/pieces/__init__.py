@@ -1,0 +1,1 @@
+"""The service's own pieces, one operation at a time, beside what others offer for the same."""

@@ -1,0 +1,1 @@
+"""Durable executions beside Celery with Redis."""
