@@ -29,7 +29,7 @@ from atlatl.errors import (
 from atlatl.model import Call, Encoded, Outcome, OutcomeKind, Result, Shape, Task, failed
 from atlatl.ports import Done, OnChunk
 from atlatl.runtimes.answers import KINDS, Joined
-from atlatl_worker import binding
+from atlatl_worker import binding, shapes
 from atlatl_worker.api import Context
 from atlatl_worker.results import ResultError, encode_result
 
@@ -56,8 +56,8 @@ class FakeChannel:
         self._calls: dict[str, Done] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
         self._credit: dict[str, asyncio.Semaphore] = {}
-        self._functions = binding.public_functions(module)
-        self._found = {name: binding.read_shape(name, f) for name, f in self._functions.items()}
+        self._functions = shapes.public_functions(module)
+        self._found = {name: shapes.read_shape(name, f) for name, f in self._functions.items()}
         plain = {name: shape.plain() for name, shape in self._found.items()}
         self.shapes = msgspec.convert(plain, dict[str, Shape])
 
@@ -222,6 +222,7 @@ class FakeRuntime:
         self.fails = fails or []
         self.channels: list[FakeChannel] = []
         self.ready = False
+        self.reserve = None
         self._numbers = itertools.count(1)
 
     async def open(self) -> None:

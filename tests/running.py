@@ -16,6 +16,7 @@ import msgspec
 from atlatl.engine.arguments import encode
 from atlatl.model import Arguments, Artifact, Call, Outcome, Payload, Task
 from atlatl.ports import InstanceChannel, OnChunk, Runtime
+from atlatl.runtimes.channel import Channel
 from atlatl.runtimes.process import ProcessRuntime
 from atlatl.settings import Settings, parse, task_settings
 
@@ -53,8 +54,27 @@ def task_of(
 
 
 def process_runtime(settings: Mapping[str, Any] | None = None) -> ProcessRuntime:
-    tree = {"blank_pool": {"min_size": 1, "max_size": 1}, **(settings or {})}
+    """Without task zygotes unless the settings ask for them: a slow machine would make some."""
+    tree = {
+        "blank_pool": {"min_size": 1, "max_size": 1},
+        "zygote": {"max_task_zygotes": 0},
+        **(settings or {}),
+    }
     return ProcessRuntime(parse(Settings, tree), time.monotonic, lambda: f"i-{next(_ids)}")
+
+
+ALWAYS = {"zygote": {"min_import_ms": 0}}
+"""Settings with which every task gets a zygote of its own."""
+
+
+async def forked(runtime: ProcessRuntime, task: Task, code: Path) -> Channel:
+    """An instance that the task's own zygote has forked."""
+    if runtime.reserve.state(task) != "ready":
+        await (await runtime.start(task, code, None)).stop(0)
+        await until(lambda: runtime.reserve.state(task) == "ready", "the task's own zygote")
+    channel = await runtime.start(task, code, None)
+    assert channel.origin == "task_zygote"
+    return channel
 
 
 @asynccontextmanager

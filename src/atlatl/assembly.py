@@ -94,7 +94,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     shelf = ArtifactShelf(data_dir, settings, store)
     runtimes = RuntimeManager()
     runtimes.register("process", ProcessRuntime(settings, clock, new_id))
-    autoscaler = Autoscaler(clock=clock, memory_budget_bytes=budget)
+    autoscaler = Autoscaler(clock=clock, memory_budget_bytes=budget, reserve=runtimes.reserve)
     manager = TaskExecutionManager(
         registry,
         ByteBudget(settings.limits.max_inflight_bytes),

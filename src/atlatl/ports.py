@@ -37,7 +37,7 @@ class InstanceChannel(Protocol):
     id: str
     pid: int
     origin: str
-    """`blank` or `task_zygote`."""
+    """`blank`, `fork` (when no blank was in stock) or `task_zygote`."""
     shapes: dict[str, Shape]
     """What the artifact's module can be called with, as the instance read it."""
     takes_ahead: bool
@@ -106,8 +106,27 @@ class InstanceChannel(Protocol):
         """Ends an instance that is no longer wanted; returns when the process is gone."""
 
 
+class Reserve(Protocol):
+    """What a runtime keeps so that further instances of a task start quickly."""
+
+    def state(self, task: Task) -> str:
+        """Of what is kept for this version: empty, `starting`, `ready`, `unused: ` and why."""
+
+    def forget(self, task: Task) -> None:
+        """No more instances of this version of the task will be started."""
+
+    def memory_bytes(self) -> int:
+        """PSS of all of it. Reads /proc: call it from a thread."""
+
+    def give_way(self) -> None:
+        """Ends all of it: memory is short."""
+
+
 class Runtime(Protocol):
     """Starts instances of one kind."""
+
+    @property
+    def reserve(self) -> Reserve | None: ...
 
     async def start(self, task: Task, code: Path, deps: Path | None) -> InstanceChannel:
         """One cold start.

@@ -14,6 +14,8 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from atlatl.core.admission import Gate
 from atlatl.core.breaker import CircuitState
 from atlatl.engine.breaker import Breakers
@@ -250,7 +252,10 @@ class Reports:
         return [view for each in self._registry for view in each.pool.instances()]
 
     def pools(self) -> list[PoolView]:
-        return [_pool_view(each) for each in self._registry]
+        return [
+            replace(_pool_view(each), zygote=self._runtimes.reserve.state(each.task))
+            for each in self._registry
+        ]
 
     def breakers(self) -> list[BreakerView]:
         # Breakers count in monotonic seconds; people read wall time.

@@ -430,6 +430,21 @@ class BlankPoolSettings(Group, frozen=True):
         _positive(self, "max_size")
 
 
+class ZygoteSettings(Group, frozen=True):
+    """Processes that have imported one task's artifact and fork its further instances."""
+
+    max_task_zygotes: int = 16
+    """How many may be kept; the one used least recently goes. 0: all instances come from blanks."""
+    min_import_ms: float = 25.0
+    """A task gets one when an instance took this long to import the artifact."""
+    idle_timeout_s: float = 300.0
+    """One that has forked nothing for this long goes."""
+
+    def __post_init__(self) -> None:
+        _non_negative(self, "max_task_zygotes", "min_import_ms")
+        _positive(self, "idle_timeout_s")
+
+
 class RecordSettings(Group, frozen=True):
     recent_executions: int = 10_000
     """Executions remembered in memory, the newest ones."""
@@ -544,6 +559,7 @@ class Settings(Group, frozen=True):
     retry: RetrySettings = RetrySettings()
     confinement: ConfinementSettings = ConfinementSettings()
     blank_pool: BlankPoolSettings = BlankPoolSettings()
+    zygote: ZygoteSettings = ZygoteSettings()
     records: RecordSettings = RecordSettings()
     callbacks: CallbackSettings = CallbackSettings()
     drain: DrainSettings = DrainSettings()

@@ -1,4 +1,4 @@
-"""How functions want to be called, and what may be passed to them. Pure.
+"""What may be passed to functions, and how it reaches them. Pure.
 
 The body of a CALL is read by the `payload` of its metadata:
 
@@ -13,19 +13,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import inspect
 import json
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from atlatl_worker.api import Context, Request
-
-CHECKED: Final[dict[Any, str]] = {
-    kind: kind.__name__ for kind in (int, float, str, bool, bytes, list, dict)
-}
-"""Annotations that are checked, and their names."""
+from atlatl_worker.shapes import FunctionShape
 
 _PYTHON_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
@@ -65,130 +58,6 @@ class ShapeLike(Protocol):
     def parameters(self) -> Sequence[ParameterLike]: ...
     @property
     def accepts_any(self) -> bool: ...
-
-
-class ParameterShape(NamedTuple):
-    name: str
-    required: bool
-    annotation: str = ""
-    optional: bool = False
-    positional_only: bool = False
-
-
-class FunctionShape(NamedTuple):
-    function: str
-    kind: str
-    parameters: tuple[ParameterShape, ...] = ()
-    accepts_any: bool = False
-    wants_context: bool = False
-    is_async: bool = False
-    streams: bool = False
-    context_name: str = ""
-    request_name: str = ""
-    """The parameter that takes the whole event or request."""
-    positional: tuple[tuple[str, Any], ...] = ()
-    """Name and default of each parameter that can't be passed by name."""
-
-    def plain(self) -> dict[str, Any]:
-        """What the service stores about it."""
-        told = self._asdict()
-        del told["context_name"], told["request_name"], told["positional"]
-        return {**told, "parameters": [parameter._asdict() for parameter in self.parameters]}
-
-
-# --- reading ---
-
-
-def read_shape(name: str, function: Callable[..., Any]) -> FunctionShape:
-    """How `function` wants to be called; raises ValueError when it has no readable signature."""
-    found = list(_signature(function).parameters.values())
-    context = _context_name(found)
-    ordinary = [p for p in found if p.name != context and p.kind not in _VARIADIC]
-    kind = _kind(ordinary)
-    return FunctionShape(
-        function=name,
-        kind=kind,
-        parameters=tuple(map(_read_parameter, ordinary)) if kind == "parameters" else (),
-        accepts_any=any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found),
-        wants_context=bool(context),
-        is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
-        streams=inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function),
-        context_name=context,
-        request_name=ordinary[0].name if kind in ("request", "event") else "",
-        positional=tuple((p.name, p.default) for p in found if p.kind is p.POSITIONAL_ONLY),
-    )
-
-
-def public_functions(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
-    """The functions that the module itself defines and that do not begin with `_`."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and callable(value)
-        and not isinstance(value, type)
-        and hasattr(value, "__name__")
-        and getattr(value, "__module__", None) == module.__name__
-    }
-
-
-_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(function, eval_str=True)
-    except (NameError, SyntaxError, TypeError, AttributeError):
-        # An annotation that exists for type checkers only; its text is all there is.
-        return inspect.signature(function)
-
-
-def _kind(ordinary: list[inspect.Parameter]) -> str:
-    if len(ordinary) != 1:
-        return "parameters"
-    only = ordinary[0]
-    if only.name == "request" or only.annotation is Request or only.annotation == "Request":
-        return "request"
-    return "event" if only.name == "event" else "parameters"
-
-
-def _context_name(found: list[inspect.Parameter]) -> str:
-    """Annotated as Context, or called `context` without saying that it is anything else."""
-    for parameter in found:
-        annotation = parameter.annotation
-        if annotation is Context or annotation == "Context":
-            return parameter.name
-        if parameter.name == "context" and annotation is inspect.Parameter.empty:
-            return "context"
-    names = [parameter.name for parameter in found]
-    return "context" if names in (["event", "context"], ["request", "context"]) else ""
-
-
-def _read_parameter(parameter: inspect.Parameter) -> ParameterShape:
-    annotation, optional = _read_annotation(parameter.annotation)
-    required = parameter.default is inspect.Parameter.empty
-    return ParameterShape(
-        name=parameter.name,
-        required=required,
-        annotation=annotation,
-        optional=optional or parameter.default is None,
-        positional_only=parameter.kind is inspect.Parameter.POSITIONAL_ONLY,
-    )
-
-
-def _read_annotation(annotation: Any) -> tuple[str, bool]:
-    """Name of the type that is checked (empty for none), and whether None is allowed too."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return _read_annotation(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        members = [m for m in typing.get_args(annotation) if m is not type(None)]
-        optional = len(members) < len(typing.get_args(annotation))
-        return (_read_annotation(members[0])[0] if len(members) == 1 else "", optional)
-    if isinstance(annotation, str):
-        return (annotation if annotation in CHECKED.values() else "", False)
-    kind = origin or annotation
-    return (CHECKED[kind] if isinstance(kind, type) and kind in CHECKED else "", False)
 
 
 # --- checking ---

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import resource
 import signal
@@ -13,12 +12,14 @@ SOCKET_FD: Final = 3
 OUTPUT_FD: Final = 4
 TOKENS_FD: Final = 5
 FIRST_FREE_FD: Final = 6
+_LAST_FD: Final = os.sysconf("SC_OPEN_MAX")
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _OOM_SCORE: Final = b"500"
-_NICENESS: Final = 5
+_NICENESS: Final = min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
+_SIGKILL: Final = int(signal.SIGKILL)
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -28,52 +29,47 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def prepare_parent() -> None:
+    """Sets up a process to fork instances: all of this is theirs as well, at no cost."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for descriptor in (SOCKET_FD, OUTPUT_FD, TOKENS_FD):
+        # What an instance is to get must not come to lie where it is to be put.
+        if not os.path.exists(f"/proc/self/fd/{descriptor}"):  # noqa: PTH110
+            os.dup2(0, descriptor, inheritable=False)
+
+
 def prepare(parent: int, sock: int, output: int, tokens: int) -> None:
     """Turns a freshly forked child into an instance that holds nothing but what it needs.
 
     Args:
-        parent: process id of the zygote; the child ends with it.
+        parent: process id of who forked it; the child ends with it.
         sock: descriptor of the socket, becomes 3.
         output: descriptor of the memory file, becomes 1, 2 and (for us) 4.
         tokens: descriptor of the semaphore of calls that are sent ahead, becomes 5.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     if os.getppid() != parent:
         # It died before the line above; no signal will come.
         os._exit(1)
     os.setsid()
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _default_signals()
-    _arrange_descriptors(sock, output, tokens)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.dup2(sock, SOCKET_FD, False)
+    os.dup2(output, OUTPUT_FD, False)
+    os.dup2(tokens, TOKENS_FD, False)
+    os.closerange(FIRST_FREE_FD, _LAST_FD)
     _set_oom_score()
-    os.nice(_NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
 
 
 def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl({option}): {os.strerror(code)}")
-
-
-def _default_signals() -> None:
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _arrange_descriptors(sock: int, output: int, tokens: int) -> None:
-    # Out of the way first: what came may sit on the very numbers that are wanted.
-    sock = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 16)
-    output = fcntl.fcntl(output, fcntl.F_DUPFD_CLOEXEC, 16)
-    tokens = fcntl.fcntl(tokens, fcntl.F_DUPFD_CLOEXEC, 16)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.dup2(sock, SOCKET_FD, inheritable=False)
-    os.dup2(output, OUTPUT_FD, inheritable=False)
-    os.dup2(tokens, TOKENS_FD, inheritable=False)
-    os.closerange(FIRST_FREE_FD, os.sysconf("SC_OPEN_MAX"))
 
 
 def _set_oom_score() -> None:

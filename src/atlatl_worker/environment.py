@@ -1,4 +1,4 @@
-"""The variables that a caller adds to the environment, for the time of one call.
+"""The environment of an instance, and what a caller adds to it for the time of one call.
 
 `os.environ` hands each change to the C library, which looks through all variables for it: the
 time for a thousand of them grows with their square. Here the C library gets a new list at once.
@@ -18,6 +18,27 @@ _variables: Final[dict[bytes, bytes]] = os.environ._data  # type: ignore[attr-de
 
 _keeps: Any = None
 """The list that the C library reads at present; it must not be freed."""
+
+
+def current() -> dict[str, str]:
+    """The variables of this process."""
+    return {os.fsdecode(name): os.fsdecode(text) for name, text in _variables.items()}
+
+
+def replace(wanted: Mapping[str, str]) -> None:
+    """Makes these the variables of this process.
+
+    What is right already is left alone, and `os.environ` is not asked: the classes behind it would
+    copy 200 KiB into every instance.
+    """
+    fresh = {os.fsencode(name): os.fsencode(text) for name, text in wanted.items()}
+    for name in [name for name in _variables if name not in fresh]:
+        os.unsetenv(name)
+        del _variables[name]
+    for name, text in fresh.items():
+        if _variables.get(name) != text:
+            os.putenv(name, text)
+            _variables[name] = text
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from atlatl_worker import api, binding, faults
+from atlatl_worker import api, environment, faults, shapes
 
 
 class Assignment(NamedTuple):
@@ -29,11 +29,13 @@ class Assignment(NamedTuple):
     """Executions in flight at once."""
     output_bytes: int
     response_bytes: int
+    forks: bool = False
+    """To fork further instances instead of serving calls."""
 
 
 class Function(NamedTuple):
     call: Callable[..., Any]
-    shape: binding.FunctionShape
+    shape: shapes.FunctionShape
 
 
 Program = dict[str, Function]
@@ -49,23 +51,28 @@ class NotLoaded(Exception):
 
 
 def load(assignment: Assignment) -> Program:
-    """Makes this process an instance of the task; raises NotLoaded."""
+    """Imports the task's artifact into this process; raises NotLoaded."""
     file, _, function = assignment.handler.rpartition(":")
-    for name in os.environ.keys() - assignment.environment.keys():
-        del os.environ[name]
-    os.environ.update(assignment.environment)
+    environment.replace(assignment.environment)
     sys.path[:0] = [path for path in (assignment.code, assignment.deps) if path]
     sys.argv = [os.path.join(assignment.code, file)]  # noqa: PTH118
     try:
         os.chdir(assignment.code)
         module = _import(assignment.code, file)
-        program = _program(module, function)
-        api.run_hooks()
+        return _program(module, function)
     except NotLoaded:
         raise
     except BaseException as error:
         raise NotLoaded(faults.describe_import(error, assignment.code, file)) from None
-    return program
+
+
+def run_hooks(assignment: Assignment) -> None:
+    """What the artifact wants done in each instance; raises NotLoaded."""
+    try:
+        api.run_hooks()
+    except BaseException as error:
+        file = assignment.handler.rpartition(":")[0]
+        raise NotLoaded(faults.describe_import(error, assignment.code, file)) from None
 
 
 def _import(code: str, file: str) -> types.ModuleType:
@@ -92,14 +99,14 @@ def _import_file(name: str, path: str) -> types.ModuleType:
 
 
 def _program(module: types.ModuleType, handler: str) -> Program:
-    candidates = binding.public_functions(module)
+    candidates = shapes.public_functions(module)
     named = getattr(module, handler, None)
     if callable(named) and not isinstance(named, type):
         candidates[handler] = named
     program: Program = {}
     for name, function in candidates.items():
         try:
-            program[name] = Function(function, binding.read_shape(name, function))
+            program[name] = Function(function, shapes.read_shape(name, function))
         except ValueError:
             # No readable signature: some callables of C extensions.
             continue

@@ -17,35 +17,41 @@ import sys
 import threading
 import types
 from collections import deque
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, Final, NoReturn
 
-from atlatl_worker import faults, wire
+from atlatl_worker import faults, rehearsal, wire
 from atlatl_worker.aserve import serve_async
 from atlatl_worker.calls import Calls, Refused, Started
 from atlatl_worker.confine import TOKENS_FD
-from atlatl_worker.environment import added_environment
-from atlatl_worker.loading import Assignment, NotLoaded, Program, load
+from atlatl_worker.environment import added_environment, current
+from atlatl_worker.loading import Assignment, Function, NotLoaded, Program, load, run_hooks
+from atlatl_worker.shapes import read_shape
+from atlatl_worker.task_zygote import become
 
 
 class CallCancelled(Exception):
     """The service wants no more of this stream."""
 
 
-def run(descriptor: int, *, in_stock: bool) -> NoReturn:
+def run(descriptor: int, program: Program | None, in_stock: bool) -> NoReturn:
     """Lives the life of an instance; never returns.
 
     Args:
         descriptor: the socket to the service.
+        program: what this process has imported already.
         in_stock: nobody waits for it yet, so there is time for a rehearsal.
     """
     status = 1
     try:
-        if in_stock:
+        if in_stock and program is None:
             rehearse()
+        elif in_stock:
+            rehearse_call(OURS, REHEARSED)
         with socket.socket(fileno=descriptor) as sock:
             # A child that a function forks must neither answer calls nor keep the socket open.
             os.register_at_fork(after_in_child=sock.close)
-            serve(sock)
+            serve(sock, program)
         atexit._run_exitfuncs()
         status = 0
     except OSError:
@@ -62,12 +68,21 @@ def rehearse() -> None:
     The memory that they touch is shared with the zygote until then. Copied now, while nobody
     waits, it makes the first answer of a blank come in half the time.
     """
-    here = os.path.dirname(__file__)  # noqa: PTH120
-    assignment = Assignment(here, "", "rehearsal.py:main", {"LANG": "C"}, "", 0, 1, 1, 1_000)
+    assignment = REHEARSED._replace(environment=current())
     program = load(assignment)
-    sys.path.remove(here)
-    sys.path_importer_cache.pop(here, None)
+    sys.path.remove(assignment.code)
+    sys.path_importer_cache.pop(assignment.code, None)
     del sys.modules["rehearsal"]
+    rehearse_call(program, assignment)
+
+
+HERE: Final = os.path.dirname(__file__)  # noqa: PTH120
+REHEARSED: Final = Assignment(HERE, "", "rehearsal.py:main", {}, "", 0, 1, 1, 1_000)
+OURS: Final = {"main": Function(rehearsal.main, read_shape("main", rehearsal.main))}
+
+
+def rehearse_call(program: Program, assignment: Assignment) -> None:
+    """The part that needs no import, which is all for a fork of one that has imported."""
     json.dumps({name: function.shape.plain() for name, function in program.items()})
     calls = Calls(program, assignment)
     meta = {"function": "main", "execution_id": "", "deadline": 0.0, "payload": "arguments"}
@@ -77,7 +92,7 @@ def rehearse() -> None:
         calls.answer(1, started, started.target.call(*started.arguments, **started.named))
 
 
-def serve(sock: socket.socket) -> None:
+def serve(sock: socket.socket, program: Program | None) -> None:
     """Becomes an instance of what the first frame says; returns when the service hangs up."""
     decoder = wire.Decoder()
     frames: deque[wire.Frame] = deque()
@@ -85,7 +100,10 @@ def serve(sock: socket.socket) -> None:
     if assignment is None:
         return
     try:
-        program = load(assignment)
+        if program is None:
+            program = load(assignment)
+        if not assignment.forks:
+            run_hooks(assignment)
     except NotLoaded as error:
         sock.sendall(wire.encode(wire.REPLY, 0, b"", error.fault.encode(), wire.ERROR))
         return
@@ -93,6 +111,8 @@ def serve(sock: socket.socket) -> None:
         _flush()
     shapes = {name: function.shape.plain() for name, function in program.items()}
     sock.sendall(wire.encode(wire.REPLY, 0, b"", json.dumps(shapes).encode()))
+    if assignment.forks:
+        become(sock, partial(run, sock.fileno(), program))
     calls = Calls(program, assignment)
     if _needs_loop(program):
         serve_async(sock, decoder, frames, calls, assignment.concurrency)

@@ -20,11 +20,22 @@ from atlatl.errors import (
     StartFailed,
     UnsupportedOperation,
 )
-from atlatl.model import Event, HttpRequest, OutcomeKind, Result
+from atlatl.model import Event, HttpRequest, OutcomeKind, Result, Task
 from atlatl.ports import InstanceChannel, Runtime
 from atlatl.runtimes.manager import RuntimeManager
+from atlatl.runtimes.process import ProcessRuntime
 from tests.fakes import FakeRuntime
-from tests.running import begin, call, opened, process_runtime, task_of, until, value
+from tests.running import (
+    ALWAYS,
+    begin,
+    call,
+    forked,
+    opened,
+    process_runtime,
+    task_of,
+    until,
+    value,
+)
 
 Scenario = Callable[[InstanceChannel], Awaitable[None]]
 
@@ -84,10 +95,19 @@ async def items(n: int):
 
 
 def make(kind: str) -> Runtime:
-    return FakeRuntime() if kind == "fake" else process_runtime()
+    if kind == "fake":
+        return FakeRuntime()
+    return process_runtime(ALWAYS if kind == "task zygote" else None)
 
 
-@pytest.fixture(params=["fake", "process"])
+async def started(kind: str, runtime: Runtime, task: Task, code: Path) -> InstanceChannel:
+    if kind == "task zygote":
+        assert isinstance(runtime, ProcessRuntime)
+        return await forked(runtime, task, code)
+    return await runtime.start(task, code, None)
+
+
+@pytest.fixture(params=["fake", "process", "task zygote"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -98,7 +118,7 @@ def check(
     async def run() -> None:
         async with opened(make(kind)) as runtime:
             task, code = task_of(folder, source, **settings)
-            await scenario(await runtime.start(task, code, None))
+            await scenario(await started(kind, runtime, task, code))
 
     asyncio.run(run())
 

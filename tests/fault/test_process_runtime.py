@@ -701,6 +701,32 @@ def test_neither_exit_nor_plain_functions_stop_the_loop(tmp_path: Path) -> None:
 # --- starts ---
 
 
+@pytest.mark.parametrize("stock", [0, 1])
+def test_an_instance_shares_neither_chance_nor_identity(tmp_path: Path, stock: int) -> None:
+    source = """
+import multiprocessing, os, random, sys, threading
+def main():
+    thread = threading.main_thread()
+    state = [random.getrandbits(64), random.Random().getrandbits(64), hash(random.getstate())]
+    return [state, thread.native_id == os.getpid(), sys.modules["__main__"].__dict__.get("main")]
+def forks():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(random.getrandbits, (64,))
+"""
+
+    async def run() -> None:
+        async with opened(process_runtime({"blank_pool": {"min_size": stock}})) as runtime:
+            task, code = task_of(tmp_path, source)
+            channels = [await runtime.start(task, code, None) for _ in range(3)]
+            seen = [value(await call(channel)) for channel in channels]
+            numbers = [number for state, *_ in seen for number in state]
+            numbers += [value(await call(channel, function="forks")) for channel in channels]
+            assert len(set(numbers)) == len(numbers)
+            assert [rest for _, *rest in seen] == [[True, None]] * 3
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("source", "error", "word"),
     [

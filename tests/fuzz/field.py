@@ -68,11 +68,19 @@ def boom():
     raise ValueError("no such luck")
 
 def nap(s: float = 0.0):
-    time.sleep(min(s, 60.0))
+    # Any number may be asked for, and what takes LONG_S is taken for broken.
+    time.sleep(min(s, 0.05))
     return "rested"
+
+def sleep():
+    time.sleep(60.0)
 """
 STEADY = "steady"
 """A task that no strategy names: it answers as long as the service does."""
+SLEEPER = "sleeper"
+"""Another one, which takes longer than any test."""
+OURS = {STEADY: "main", SLEEPER: "sleep"}
+"""Functions of the tasks that no strategy names."""
 
 HANDLERS = ("main", "add", "many", "whole", "items", "boom", "nap")
 """Each is deployed as a task of its name, which strategies may name, change and delete."""
@@ -137,7 +145,9 @@ class Field:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine where the service lives; it has to end within LONG_S."""
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, LONG_S), self.loop).result()
+        return asyncio.run_coroutine_threadsafe(
+            asyncio.wait_for(work, 1.2 * LONG_S), self.loop
+        ).result()
 
     async def _open(self) -> None:
         await self.service.open()
@@ -163,9 +173,10 @@ class Field:
         # A bug has to be seen as the answer that a client gets, so it is not raised here.
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
-        await self._deploy(STEADY, "main")
+        for name, function in OURS.items():
+            await self._deploy(name, function)
         await self.restore()
-        self.deployed = {STEADY, *HANDLERS}
+        self.deployed = {*OURS, *HANDLERS}
 
     async def _close(self) -> None:
         await self.http.aclose()
@@ -183,7 +194,7 @@ class Field:
         """Deploys again what a test may have deleted or changed, and deletes what it made."""
         page = self.service.tasks(limit=1000)
         for task in page.items:
-            if task.name not in HANDLERS and task.name != STEADY:
+            if task.name not in HANDLERS and task.name not in OURS:
                 await self.service.delete_task(task.task_id, force=True)
         known = {task.name: task.handler for task in page.items}
         for name in HANDLERS:

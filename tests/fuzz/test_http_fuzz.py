@@ -143,6 +143,20 @@ def test_any_async_call(field: Field, asked: Asked) -> None:
 # --- one by one ---
 
 
+@pytest.mark.parametrize("headers", [[], [(b"prefer", b"respond-async")]])
+@pytest.mark.parametrize("body", [b"100", b'{"s": 1e9}'])
+def test_no_call_that_a_strategy_makes_takes_long(
+    field: Field, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """Else a property would fail now and then, and take minutes to find the smallest example."""
+    asked = Asked(
+        "POST", "/functions/nap", [(b"content-type", b"application/json"), *headers], body
+    )
+    began = field.loop.time()
+    assert field.run(exchange(field, asked))[0] in (200, 202)
+    assert field.loop.time() - began < LONG_S / 2
+
+
 def refused(field: Field, asked: Asked, status: int = 400) -> dict[str, Any]:
     """The problem document that a request is answered with."""
     answered, _, body = field.run(exchange(field, asked))

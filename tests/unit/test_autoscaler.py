@@ -50,8 +50,10 @@ class ScriptedPool:
 
 
 @asynccontextmanager
-async def clockwork(*pools, budget=0):
-    autoscaler = Autoscaler(clock=asyncio.get_running_loop().time, memory_budget_bytes=budget * MIB)
+async def clockwork(*pools, budget=0, reserve=None):
+    autoscaler = Autoscaler(
+        clock=asyncio.get_running_loop().time, memory_budget_bytes=budget * MIB, reserve=reserve
+    )
     for pool in pools:
         autoscaler.add(pool)
     running = asyncio.create_task(autoscaler.run())
@@ -217,6 +219,38 @@ async def test_d37_the_budget_caps_all_pools_together_and_starts_count_in_advanc
         assert not any(asked.errors for asked in waiters)
         await one.close(0.0)
         await other.close(0.0)
+
+
+class ScriptedReserve:
+    """A runtime's reserve of so many MiB."""
+
+    def __init__(self, mib):
+        self.mib = mib
+
+    def memory_bytes(self):
+        return self.mib * MIB
+
+    def give_way(self):
+        self.mib = 0
+
+
+@virtual
+async def test_d37_the_reserve_counts_and_gives_way_before_any_instance():
+    reserve = ScriptedReserve(32)
+    async with clockwork(budget=64, reserve=reserve) as autoscaler:
+        pool, starts = pool_of(autoscaler)
+        await warm(pool, 2)
+        await autoscaler.measure()
+        assert autoscaler.memory_bytes() == 64 * MIB
+        assert reserve.mib == 32
+        await warm(pool, 3)
+        assert reserve.mib == 0
+        assert len(starts.alive) == 3
+        reserve.mib = 32
+        await autoscaler.measure()
+        assert (reserve.mib, len(starts.alive)) == (0, 3)
+        assert autoscaler.memory_bytes() == 48 * MIB
+        await pool.close(0.0)
 
 
 @virtual

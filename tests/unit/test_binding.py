@@ -12,13 +12,12 @@ from atlatl_worker import wire
 from atlatl_worker.api import Context, Request, Response
 from atlatl_worker.binding import (
     BindingError,
-    FunctionShape,
     bind,
     check_arguments,
     convert_query,
-    read_shape,
 )
 from atlatl_worker.results import ResultError, encode_result
+from atlatl_worker.shapes import FunctionShape, read_shape
 
 
 def shape_of(function: Callable[..., Any]) -> FunctionShape:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from atlatl.core.stock import Instance
+from atlatl.ports import Reserve
 
 MEMORY_INTERVAL_S = 5.0
 ASSUMED_BYTES = 16 * 1024 * 1024
@@ -52,13 +53,20 @@ class Autoscaler:
     Args:
         clock: monotonic seconds, in step with the event loop.
         memory_budget_bytes: of the instances of all pools together; 0 is no limit.
+        reserve: counts towards the budget, and is the first to give way.
     """
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.monotonic, memory_budget_bytes: int = 0
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        memory_budget_bytes: int = 0,
+        reserve: Reserve | None = None,
     ) -> None:
         self._clock = clock
         self.memory_budget_bytes = memory_budget_bytes
+        self._reserve = reserve
+        self._reserve_bytes = 0
         self._pools: dict[TickedPool, None] = {}
         self._agenda: list[tuple[float, int, TickedPool, bool]] = []
         """(when, order, pool, whether it is a health check), a heap."""
@@ -154,18 +162,22 @@ class Autoscaler:
         """
         owners = [(pool, instance) for pool in self._pools for instance in pool.live()]
         readers = [instance.channel.memory_bytes for _, instance in owners]
+        if self._reserve is not None:
+            readers.append(self._reserve.memory_bytes)
         sizes = await asyncio.get_running_loop().run_in_executor(None, _read, readers)
+        if self._reserve is not None:
+            self._reserve_bytes = sizes.pop() or 0
         for (pool, instance), n_bytes in zip(owners, sizes, strict=True):
             if n_bytes is not None:
                 pool.note_memory(instance, n_bytes)
         if self.memory_budget_bytes:
             beyond_min, within_min = self._idle()
             excess = self.memory_bytes() - self.memory_budget_bytes
-            _evict([*beyond_min, *within_min], excess)
+            _evict([*beyond_min, *within_min], self._without_reserve(excess))
 
     def memory_bytes(self) -> int:
-        """What the instances of all pools use; those not measured yet count as assumed."""
-        return sum(
+        """What reserve and instances use; those not measured yet count as assumed."""
+        return self._reserve_bytes + sum(
             sum(map(_size, pool.live())) + pool.starting * ASSUMED_BYTES for pool in self._pools
         )
 
@@ -177,11 +189,21 @@ class Autoscaler:
         if not self.memory_budget_bytes:
             return True
         excess = self.memory_bytes() + ASSUMED_BYTES - self.memory_budget_bytes
+        excess = self._without_reserve(excess)
         beyond_min, _ = self._idle()
         if sum(_size(instance) for _, instance in beyond_min) < excess:
             return False
         _evict(beyond_min, excess)
         return True
+
+    def _without_reserve(self, excess: int) -> int:
+        """What is still too much when the reserve has given way, if it has to."""
+        if excess <= 0 or self._reserve is None or not self._reserve_bytes:
+            return excess
+        self._reserve.give_way()
+        excess -= self._reserve_bytes
+        self._reserve_bytes = 0
+        return excess
 
     def _idle(self) -> tuple[list[Owned], list[Owned]]:
         """Idle instances that each pool can spare, and the others; least recent first."""

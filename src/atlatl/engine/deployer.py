@@ -175,7 +175,7 @@ class Deployer:
                 try:
                     await self._store.put_task(task)
                 except BaseException:
-                    await pool.close(0)
+                    await self._discard(task, pool)
                     raise
         except BaseException:
             await self.forget(artifact)
@@ -199,7 +199,7 @@ class Deployer:
             await pool.ensure(max(1, task.settings.pool.min_size))
             task = _with_shapes(task, shapes)
         except BaseException:
-            await pool.close(0)
+            await self._discard(task, pool)
             raise
         return task, pool
 
@@ -210,10 +210,10 @@ class Deployer:
         if existing is None:
             self._registry.add(Deployed(task, pool, breaker, self._clock()))
         else:
-            old, replaced = existing.pool, existing.task.artifact
+            old, before = existing.pool, existing.task
             existing.switch(task, pool, breaker, self._clock())
             pool.adopt(old.take_waiters())
-            self._in_background(self._retire(old, replaced))
+            self._in_background(self._retire(old, before))
         self._telemetry.emit(
             TaskDeployed(
                 at=self._wall(),
@@ -223,10 +223,21 @@ class Deployer:
             )
         )
 
-    async def _retire(self, pool: InstancePool, artifact: Artifact) -> None:
+    async def _retire(self, pool: InstancePool, task: Task) -> None:
         """Closes a replaced pool when its started calls have ended, then drops its code."""
         await self._close_pool(pool, self._settings.task.max_timeout_ms / 1000)
-        await self.forget(artifact)
+        self._forget_starts(task)
+        await self.forget(task.artifact)
+
+    async def _discard(self, task: Task, pool: InstancePool) -> None:
+        """Undoes the warming up of a version that is not to be."""
+        await pool.close(0)
+        self._forget_starts(task)
+
+    def _forget_starts(self, task: Task) -> None:
+        """That version of the task starts no more instances."""
+        if self._runtime.reserve is not None:
+            self._runtime.reserve.forget(task)
 
     async def _close_pool(self, pool: InstancePool, drain_s: float) -> None:
         await pool.close(drain_s)
@@ -319,6 +330,7 @@ class Deployer:
             self._breakers.remove(name)
             self._telemetry.emit(TaskDeleted(at=self._wall(), task_name=name))
             await self._close_pool(deployed.pool, self._settings.drain.timeout_s)
+            self._forget_starts(deployed.task)
             if not deployed.task.created_by_call:
                 await self.forget(deployed.task.artifact)
         return Deletion(found=True, deleted=True, running=len(tickets))

@@ -104,7 +104,7 @@ class InstanceView(Record, frozen=True):
     memory_bytes: int
     """PSS when last sampled."""
     origin: str
-    """`blank` or `task_zygote`."""
+    """`blank`, `fork` (when no blank was in stock) or `task_zygote`."""
 
 
 class PoolView(Record, frozen=True):
@@ -130,6 +130,9 @@ class PoolView(Record, frozen=True):
     """Busy time / live time of the instances, 0 to 1."""
     last_decision: str = ""
     """The last scaling decision and its reason."""
+    zygote: str = ""
+    """State of the process that has imported the artifact and forks further instances: `starting`,
+    `ready`, or `unused: ` and why; empty when they come from blanks, as those of most tasks do."""
 
 
 class BreakerView(Record, frozen=True):

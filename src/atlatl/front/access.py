@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from atlatl.errors import PermissionDenied
 from atlatl.front.auth import Authorizer, Scope, bearer, is_loopback
+from atlatl.front.calls import headers_of
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 """A proxy on this machine hands on what strangers ask: its requests are not local."""
@@ -20,7 +21,7 @@ class Visitor(NamedTuple):
     """Who asks, as far as a request tells.
 
     Attributes:
-        headers: names in lower case.
+        headers: names in lower case; repeated ones are joined.
         host: address that the request comes from; empty when nothing is known of it.
     """
 
@@ -29,7 +30,8 @@ class Visitor(NamedTuple):
 
 
 def visitor(request: Request) -> Visitor:
-    return Visitor(request.headers, "" if request.client is None else request.client.host)
+    headers = headers_of(request.headers.raw, without=frozenset())
+    return Visitor(headers, "" if request.client is None else request.client.host)
 
 
 class Gate:
@@ -60,9 +62,9 @@ class Gate:
         self._authorizer.check(scope, token, loopback=loopback)
 
     def holds_token(self, visitor: Visitor) -> bool:
-        """Whether the visitor carries one of the service's own tokens."""
-        token = bearer(visitor.headers.get("authorization", ""))
-        return bool(token) and self._authorizer.knows(token)
+        """Whether the visitor carries one of the service's own tokens, however many it has."""
+        tokens = map(bearer, visitor.headers.get("authorization", "").split(","))
+        return any(token and self._authorizer.knows(token) for token in tokens)
 
     def _is_local(self, visitor: Visitor) -> bool:
         return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -87,14 +88,14 @@ class FastPath:
         headers = headers_of(fields, without=frozenset())
         if not _LONG_WAY.isdisjoint(headers):
             return None
-        if int(headers.get("content-length", "0")) > self._max_body_bytes:
-            return None
         mode = Mode.ASYNC if prefers_async(headers) else Mode.SYNC
         visitor = Visitor(headers, host)
         try:
+            if int(headers.get("content-length", "0")) > self._max_body_bytes:
+                return None
             self._gate.check(visitor, Scope.CALL)
             options = call_options(headers, mode)
-        except AtlatlError:
+        except Exception:  # also a bug is answered, and logged, on the long way
             return None
         if "authorization" in headers and self._gate.holds_token(visitor):
             # The service's own token is none of the function's business.
@@ -107,7 +108,7 @@ class FastPath:
             return False
         try:
             task = self.service.task(wanted.name)
-        except AtlatlError:
+        except Exception:  # as above
             return False
         shape = task.shapes.get(task.function)
         return shape is not None and (wanted.mode is Mode.ASYNC or not shape.streams)
@@ -139,7 +140,7 @@ class FastCycle:
         self._connection = connection
         self._service = service
         self._wanted = wanted
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._ticket: Ticket | None = None
         self._gone = False
         # What uvicorn reads and writes of a cycle:
@@ -149,12 +150,17 @@ class FastCycle:
         self.message_event = _UNHEARD
 
     def add(self, piece: bytes) -> None:
-        """A piece of the body came."""
-        self._body.append(piece)
+        """A piece of the body came; nearly always it is the only one."""
+        if not self._body:
+            self._body = piece
+            return
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self._body)
+        self._body += piece
 
     def begin(self) -> None:
         """Makes the call: its body is whole, and the requests before it are answered."""
-        if self._gone:
+        if self._gone or self._connection.transport.is_closing():
             return
         try:
             self._call()
@@ -168,15 +174,14 @@ class FastCycle:
         return f"/functions/{self._wanted.name}"
 
     def _call(self) -> None:
-        wanted, body = self._wanted, self._body
+        wanted, body, self._body = self._wanted, self._body, b""
         request = HttpRequest(
             method="POST",
             path="/",
             query="",
             headers=wanted.headers,
-            body=body[0] if len(body) == 1 else b"".join(body),
+            body=bytes(body),
         )
-        body.clear()
         new_id = self._service.new_execution_id()
         call = make_call(wanted.name, request, wanted.mode, wanted.options, new_id)
         if call.mode is Mode.ASYNC:
@@ -215,8 +220,8 @@ class FastCycle:
     def _say_how(self, execution: Execution) -> None:
         outcome = execution.outcome
         result = None if outcome is None or outcome.error is not None else outcome.result
-        plain = result is not None and result.kind != "response" and not execution.cold_start
-        if outcome is None or result is None or not plain:
+        plain = self.keep_alive and execution.instance_id and not execution.cold_start
+        if outcome is None or result is None or result.kind == "response" or not plain:
             self._answer(answer(execution))
             return
         # The same as `answer` makes, for the case that has to be quick.
@@ -244,6 +249,8 @@ class FastCycle:
 
     def _write(self, status: int, fields: bytes, body: bytes) -> None:
         connection = self._connection
+        if connection.transport.is_closing():
+            return
         self.response_started = True
         head = b"%b%b%b\r\n" % (STATUS_LINE[status], connection.default_fields(), fields)
         if len(body) > PIECE_BYTES or connection.flow.write_paused:
@@ -255,11 +262,13 @@ class FastCycle:
     async def _write_slowly(self, head: bytes, body: bytes) -> None:
         """In pieces, each when there is room for it; what is not sent counts as bytes in flight."""
         connection = self._connection
+        pieces = (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
         with self._service.hold_answer(len(body)):
             await connection.flow.drain()
-            connection.transport.write(head)
-            for start in range(0, len(body), PIECE_BYTES):
-                connection.transport.write(body[start : start + PIECE_BYTES])
+            for piece in chain((head,), pieces):
+                if self._gone:
+                    return
+                connection.transport.write(piece)
                 await connection.flow.drain()
         if not self._gone:
             self._complete()

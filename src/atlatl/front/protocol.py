@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from atlatl.errors import AtlatlError, InvalidRequest
 from atlatl.front.fast import FastCycle, FastPath, Wanted
@@ -77,8 +77,8 @@ class BoundedProtocol(HttpToolsProtocol):
     idle_timeout_s: float
     fast_path: FastPath | None
 
-    _turn: FastCycle | None = None
-    """The call that is being made or answered, when it goes the short way."""
+    _turn: FastCycle | RequestResponseCycle | None = None
+    """The request that is being answered; those behind it wait in `pipeline`."""
     _host = ""
     _picked: tuple[bytes, bytes, list[tuple[bytes, bytes]]] | None = None
     """The last request; a connection mostly repeats itself."""
@@ -103,6 +103,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """When the body that is coming in has no time left."""
     _body_bytes = 0
     """Of it, that have bought no time yet."""
+    _last_words = b""
+    """To be said when what came before is answered; nothing more is read."""
     _again = False
     """A head goes through a second parser: it has been seen already."""
 
@@ -116,12 +118,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
         self._body_arrived()
-        if self._turn is not None:
-            self._turn.hang_up()
+        turn, self._turn = self._turn, None
+        if isinstance(turn, FastCycle):
+            turn.hang_up()
+        elif turn is not None:
+            # Uvicorn tells the last request only.
+            turn.disconnected = True
+            turn.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._last_words:
             return
         was_idle, self._idle = self._idle, False
         self._idle_bytes += len(data)
@@ -168,6 +175,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._again:
             return
+        if self.transport.is_closing():
+            raise ConnectionResetError("what comes after the last request is not read")
         if self._head_until is None:
             self._wait_for_head(self.head_timeout_s)
         self._in_head = True
@@ -232,12 +241,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if not isinstance(cycle, FastCycle):
-            self._turn = None
-            super()._start_asgi_task(cycle, app)
-            return
         self._turn = cycle
-        if not cycle.more_body:
+        if self._in_body:  # which was not read while others were answered
+            self._body_until = self.loop.time() + self.body_timeout_s
+        if not isinstance(cycle, FastCycle):
+            super()._start_asgi_task(cycle, app)
+        elif not cycle.more_body:
             # Not here: a thousand that are refused at once would be a thousand calls deep.
             self.loop.call_soon(cycle.begin)
 
@@ -265,14 +274,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Goes on with the next request, or begins to wait for one."""
         self.server_state.total_requests += 1
+        self._turn = None
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._turn = None
-        self._wait_for_next()
+        elif self._last_words:
+            self.transport.write(self._last_words)
+            self.transport.close()
+        else:
+            self._wait_for_next()
 
     def _wait_for_next(self) -> None:
         if not self._in_body and self._head_until is None:
@@ -294,11 +306,23 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._fields
 
     def send_400_response(self, msg: str) -> None:
-        """Says what is wrong with the bytes that came, and closes the connection."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_last_words(self._fault()))
+        """Says what is wrong with the bytes that came, and closes the connection.
+
+        Requests that came whole before them are answered first: the words would be taken for the
+        answer to one of them.
+        """
+        if self.transport.is_closing():
+            return
+        turn, in_body = self._turn, self._in_body
         self._body_arrived()
-        self.transport.close()
+        if in_body and self.pipeline:
+            self.pipeline.popleft()
+        elif in_body or turn is None:
+            if turn is None or not turn.response_started:
+                self.transport.write(_last_words(self._fault()))
+            self.transport.close()
+            return
+        self._last_words = _last_words(self._fault())
 
     def _fault(self) -> AtlatlError:
         if self._too_large:
@@ -322,6 +346,8 @@ class BoundedProtocol(HttpToolsProtocol):
         until = self._head_until
         if until is None:
             return
+        if self._turn is not None:  # what is answered is not to end with it
+            self._head_until = until = self.loop.time() + self.head_timeout_s
         if until > self.loop.time():
             self._head_timer, self._head_timer_at = self.loop.call_at(until, self._head_due), until
         else:
@@ -346,7 +372,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _body_due(self) -> None:
         """The timer is not moved with each piece; here it turns out whether time is left."""
         now = self.loop.time()
-        if self.flow.read_paused:  # it is we who do not take it
+        if self.flow.read_paused or self.pipeline:  # it is we who do not take it
             self._body_until = now + self.body_timeout_s
         if self._body_until > now:
             self._body_timer = self.loop.call_at(self._body_until, self._body_due)

@@ -34,6 +34,12 @@ def pss_bytes(pid: int) -> int:
     return 0
 
 
+def parent_of(pid: int) -> int:
+    """Process id of a process' parent; raises OSError when there is no such process."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return int(stat.rpartition(b")")[2].split()[1])
+
+
 def _total_bytes(meminfo: Path) -> int:
     for line in meminfo.read_text().splitlines():
         name, _, rest = line.partition(":")

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from atlatl.errors import StartFailed, UnsupportedOperation
 from atlatl.model import Task
-from atlatl.ports import InstanceChannel, Runtime
+from atlatl.ports import InstanceChannel, Reserve, Runtime
+
+
+class Reserves:
+    """What all runtimes keep, as if it were one's."""
+
+    def __init__(self, runtimes: Mapping[str, Runtime]) -> None:
+        self._runtimes = runtimes
+
+    def _all(self) -> list[Reserve]:
+        found = [runtime.reserve for runtime in self._runtimes.values()]
+        return [reserve for reserve in found if reserve is not None]
+
+    def state(self, task: Task) -> str:
+        """See `ports.Reserve.state`."""
+        return "".join(reserve.state(task) for reserve in self._all())
+
+    def forget(self, task: Task) -> None:
+        """See `ports.Reserve.forget`."""
+        for reserve in self._all():
+            reserve.forget(task)
+
+    def memory_bytes(self) -> int:
+        """See `ports.Reserve.memory_bytes`."""
+        return sum(reserve.memory_bytes() for reserve in self._all())
+
+    def give_way(self) -> None:
+        """See `ports.Reserve.give_way`."""
+        for reserve in self._all():
+            reserve.give_way()
 
 
 class RuntimeManager:
@@ -16,6 +46,7 @@ class RuntimeManager:
     def __init__(self) -> None:
         self._runtimes: dict[str, Runtime] = {}
         self._open = False
+        self.reserve = Reserves(self._runtimes)
 
     def register(self, name: str, runtime: Runtime) -> None:
         """Adds a runtime before `open`; raises ValueError when the name is taken."""

@@ -14,7 +14,9 @@ from typing import Any
 from atlatl.errors import AtlatlError, StartFailed
 from atlatl.model import Task
 from atlatl.runtimes.channel import Channel
-from atlatl.runtimes.zygote import SYSTEM_PATH, Exit, Zygote
+from atlatl.runtimes.task_zygote import TaskZygote
+from atlatl.runtimes.task_zygotes import TaskZygotes
+from atlatl.runtimes.zygote import ENVIRONMENT, Exit, Forks, Zygote
 from atlatl.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,9 @@ DEMAND_S = 10.0
 REFILL_DELAY_S = 0.02
 """A fork at once would compete with the first call of the instance that was just handed out."""
 
+FORK_TIMEOUT_S = 1.0
+"""Longest time that a task's own zygote may take to fork."""
+
 RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 
@@ -33,7 +38,7 @@ class ProcessRuntime:
     """Starts instances by fork from a zygote, most of them from a stock of ready blanks.
 
     Args:
-        settings: of the service; `blank_pool` and `limits` matter here.
+        settings: of the service; `blank_pool`, `zygote` and `limits` matter here.
         clock: monotonic seconds.
         ids: makes an instance's id.
     """
@@ -43,6 +48,8 @@ class ProcessRuntime:
     ) -> None:
         self._stock = settings.blank_pool
         self._start_timeout_ms = settings.limits.instance_creation_timeout_ms
+        self._start_timeout_s = self._start_timeout_ms / 1000
+        self.reserve = TaskZygotes(settings.zygote, self._start_timeout_s, clock, self.fork_ahead)
         self._clock = clock
         self._ids = ids
         self._zygote: Zygote | None = None
@@ -70,9 +77,10 @@ class ProcessRuntime:
         return len(self._blanks)
 
     def pids(self) -> list[int]:
-        """Every process that was started and has not ended: the zygote, blanks, instances."""
-        zygote = [self._zygote.pid] if self._zygote is not None else []
-        return zygote + [channel.pid for channel in self._channels.values()]
+        """Every process that was started and has not ended: zygotes, blanks, instances."""
+        zygotes = [self._zygote.pid] if self._zygote is not None else []
+        zygotes += self.reserve.pids()
+        return zygotes + [channel.pid for channel in self._channels.values()]
 
     async def open(self) -> None:
         """Starts the zygote; raises StartFailed. The stock is filled behind."""
@@ -83,24 +91,72 @@ class ProcessRuntime:
 
     async def start(self, task: Task, code: Path, deps: Path | None) -> Channel:
         """One cold start; see `ports.Runtime.start`."""
-        channel: Channel | None = None
-        self._starts.append(self._clock())
         try:
-            async with asyncio.timeout(self._start_timeout_ms / 1000):
-                channel = await self._blank()
-                await channel.assign(task, _assignment(task, code, deps, self._mark()))
+            async with asyncio.timeout(self._start_timeout_s):
+                channel = await self._from_task_zygote(task, code, deps)
+                return channel or await self._from_blank(task, code, deps)
         except TimeoutError:
-            await _abandon(channel)
             raise StartFailed(
                 f"{task.handler} was not ready within {self._start_timeout_ms} ms "
                 "(`limits.instance_creation_timeout_ms`)"
             ) from None
-        except BaseException:
-            await _abandon(channel)
-            raise
+
+    async def _from_task_zygote(self, task: Task, code: Path, deps: Path | None) -> Channel | None:
+        """Spared the import; None when the task has no zygote, or not one that works."""
+        assignment = _assignment(task, code, deps, self._mark())
+        zygote = self.reserve.find(task, assignment)
+        if zygote is None:
+            return None
+        try:
+            # Half of the time is left for a blank.
+            async with asyncio.timeout(self._start_timeout_s / 2):
+                channel, zygote.spare = zygote.spare, None
+                if channel is None or not channel.accepting:
+                    async with asyncio.timeout(FORK_TIMEOUT_S):
+                        channel = await self._connected(zygote, in_stock=False)
+                channel.origin = "task_zygote"
+                await _assigned(channel, task, assignment)
+                self.fork_ahead(task, zygote)
+                return channel
+        except TimeoutError:
+            self.reserve.give_up(task, zygote, "it started no instance in time")
+        except AtlatlError as error:
+            self.reserve.give_up(task, zygote, f"it started no instance: {error.message}")
+        return None
+
+    def fork_ahead(self, task: Task, zygote: TaskZygote) -> None:
+        """Has the instance for the next start forked while nobody waits for it."""
+        self._do(self._fork_ahead(task, zygote))
+
+    async def _fork_ahead(self, task: Task, zygote: TaskZygote) -> None:
+        await asyncio.sleep(REFILL_DELAY_S)
+        if zygote.retired or zygote.spare is not None:
+            return
+        try:
+            async with asyncio.timeout(FORK_TIMEOUT_S):
+                spare = await self._connected(zygote, in_stock=True)
+        except (StartFailed, TimeoutError) as error:
+            self.reserve.give_up(task, zygote, f"it forked no instance: {error}")
+            return
+        if zygote.retired or zygote.spare is not None:
+            spare.kill()
+        else:
+            zygote.spare = spare
+
+    async def _from_blank(self, task: Task, code: Path, deps: Path | None) -> Channel:
+        self._starts.append(self._clock())
+        try:
+            channel = await self._blank()
+            # Not sooner: it may have waited for another base zygote.
+            assignment = _assignment(task, code, deps, self._mark())
+            began = self._clock()
+            await _assigned(channel, task, assignment)
+            if self._zygote is not None:
+                took_s = self._clock() - began
+                self.reserve.consider(task, assignment, took_s, self._zygote)
+            return channel
         finally:
             self._look_again(REFILL_DELAY_S)
-        return channel
 
     async def close(self) -> None:
         """Ends every process that was started here; returns when they are gone."""
@@ -116,6 +172,7 @@ class ProcessRuntime:
         zygote, self._zygote = self._zygote, None
         # Whoever waits for a zygote would wait for ever: it finds none, and says so.
         self._zygote_up.set()
+        await self.reserve.close()
         if zygote is not None:
             await zygote.close()
         await asyncio.gather(*(channel.stop(0) for channel in channels))
@@ -128,7 +185,9 @@ class ProcessRuntime:
             if channel.accepting:
                 channel.on_lost = None
                 return channel
-        return await self._fork(in_stock=False)
+        channel = await self._fork(in_stock=False)
+        channel.origin = "fork"
+        return channel
 
     async def _fork(self, *, in_stock: bool) -> Channel:
         if self._closed:
@@ -136,12 +195,13 @@ class ProcessRuntime:
         await self._zygote_up.wait()
         if self._zygote is None:
             raise StartFailed("the process that starts instances is gone")
+        return await self._connected(self._zygote, in_stock=in_stock)
+
+    async def _connected(self, zygote: Forks, *, in_stock: bool) -> Channel:
         instance_id = self._ids()
         self._early_exits[instance_id] = None
         try:
-            spawned = await self._zygote.spawn(
-                partial(self._exited, instance_id), in_stock=in_stock
-            )
+            spawned = await zygote.spawn(partial(self._exited, instance_id), in_stock=in_stock)
             channel = Channel(instance_id, spawned, self._clock)
             self._channels[instance_id] = channel
         finally:
@@ -249,11 +309,16 @@ class ProcessRuntime:
         task.add_done_callback(self._chores.discard)
 
 
-async def _abandon(channel: Channel | None) -> None:
-    """Kills first: the wait for the end may be cut short."""
-    if channel is not None:
+async def _assigned(channel: Channel, task: Task, assignment: dict[str, Any]) -> Channel:
+    """Makes it an instance of the task, or ends it."""
+    try:
+        await channel.assign(task, assignment)
+    except BaseException:
+        # Kills first: the wait for the end may be cut short.
         channel.kill()
         await channel.stop(0)
+        raise
+    return channel
 
 
 def _assignment(task: Task, code: Path, deps: Path | None, mark: dict[str, str]) -> dict[str, Any]:
@@ -263,14 +328,7 @@ def _assignment(task: Task, code: Path, deps: Path | None, mark: dict[str, str])
         "code": str(code.absolute()),
         "deps": str(deps.absolute()) if deps is not None else "",
         "handler": task.handler,
-        "environment": {
-            "PATH": SYSTEM_PATH,
-            "LANG": "C.UTF-8",
-            "HOME": "/tmp",
-            "TMPDIR": "/tmp",
-            **task.settings.env,
-            **mark,
-        },
+        "environment": {**ENVIRONMENT, **task.settings.env, **mark},
         "task_name": task.name,
         "version": task.version,
         "concurrency": task.settings.pool.max_concurrent_requests,

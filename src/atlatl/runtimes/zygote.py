@@ -10,24 +10,32 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 import atlatl_worker
 from atlatl.errors import StartFailed
+from atlatl.runtimes.marked import MARK, kill_marked
 from atlatl.runtimes.output import OutputFile
 
 log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 5.0
-MARK = "ATLATL_SERVICE"
-"""Environment variable by which processes of this service are known."""
-
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MESSAGES_AT_ONCE = 32
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/tmp",
+    "TMPDIR": "/tmp",
+    # With more, numpy starts threads when it is imported, which no fork could share; and with
+    # as many instances as calls, each core has its work already.
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""What every instance has. The zygote has it already: a change would cost each of them memory."""
 
 
 class Exit(NamedTuple):
@@ -80,72 +88,29 @@ class Message(msgspec.Struct):
     message: str = ""
 
 
-_decode = msgspec.json.Decoder(Message).decode
+decode = msgspec.json.Decoder(Message).decode
 
 
-class Zygote:
-    """One zygote process.
+class Forks:
+    """The service's end of a socket to a process that forks instances.
 
-    Args:
-        on_lost: called once when it ends after `start` and without having been closed; all its
-            instances have been reported as ended by then.
+    Who derives from it says what a message means and what follows from the process' end.
     """
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
-        self._on_lost = on_lost
-        self._mark = os.urandom(8).hex()
+    def __init__(self) -> None:
         self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self._orders: dict[int, Order] = {}
-        self._watched: dict[int, OnExit] = {}
-        self._next_id = 0
-        self._up = False
+        self._last_id = 0
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid if self._process else 0
-
-    @property
-    def mark(self) -> dict[str, str]:
-        """The environment variable that marks what descends from this zygote."""
-        return {MARK: self._mark}
-
-    async def start(self) -> None:
-        """Executes the process and waits until it can fork; raises StartFailed."""
+    def _listen(self, control: socket.socket) -> asyncio.Future[tuple[int, int]]:
+        """Begins to speak through that socket; what is returned is done when it can fork."""
         loop = asyncio.get_running_loop()
+        control.setblocking(False)
+        self._control = control
+        loop.add_reader(control, self._readable)
         ready: asyncio.Future[tuple[int, int]] = loop.create_future()
         self._orders[0] = Order(ready, lambda how: None)
-        try:
-            self._control = self._execute()
-            loop.add_reader(self._control, self._readable)
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                await ready
-            self._up = True
-        except (OSError, TimeoutError) as error:
-            await self.close()
-            raise StartFailed(
-                f"the process that starts instances did not come up: {error}"
-            ) from None
-        except BaseException:
-            await self.close()
-            raise
-
-    def _execute(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        script = Path(atlatl_worker.__file__).with_name("zygote.py")
-        flags = ["-I", "-S", "-X", "utf8"]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, *flags, str(script), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={"PATH": SYSTEM_PATH, **self.mark},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        return ours
+        return ready
 
     async def spawn(self, on_exit: OnExit, *, in_stock: bool) -> Spawned:
         """Forks an instance.
@@ -155,7 +120,7 @@ class Zygote:
             in_stock: no task waits for it, so it may take its time to get ready.
 
         Raises:
-            StartFailed: the fork failed, or the zygote is gone.
+            StartFailed: the fork failed, or the process that forks is gone.
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -177,16 +142,109 @@ class Zygote:
     ) -> asyncio.Future[tuple[int, int]]:
         if self._control is None:
             raise StartFailed("the process that starts instances is gone")
-        self._next_id += 1
-        order = {"op": "spawn", "id": self._next_id, "in_stock": in_stock}
+        self._last_id += 1
+        order = {"op": "spawn", "id": self._last_id, "in_stock": in_stock}
         message = msgspec.json.encode(order)
         try:
             socket.send_fds(self._control, [message], descriptors)
         except OSError as error:
             raise StartFailed(f"the process that starts instances is stuck: {error}") from None
         answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        self._orders[self._next_id] = Order(answer, on_exit)
+        self._orders[self._last_id] = Order(answer, on_exit)
         return answer
+
+    def _readable(self) -> None:
+        # A bound: one that never stops talking must not keep the loop from its other work.
+        for _ in range(MESSAGES_AT_ONCE):
+            if self._control is None:
+                return
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                self._lost()
+                return
+            self._take(data, descriptors)
+
+    def _take(self, data: bytes, descriptors: list[int]) -> None:
+        """Owns the descriptors."""
+        raise NotImplementedError
+
+    def _lost(self) -> None:
+        """The other end hung up."""
+        raise NotImplementedError
+
+    def _hang_up(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            asyncio.get_running_loop().remove_reader(control)
+            control.close()
+        for answer, _ in self._orders.values():
+            fail(answer, StartFailed("the process that starts instances is gone"))
+        self._orders.clear()
+
+
+class Zygote(Forks):
+    """The base zygote: the one process that the service executes.
+
+    Args:
+        on_lost: called once when it ends after `start` and without having been closed; all its
+            instances have been reported as ended by then.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_lost = on_lost
+        self._mark = os.urandom(8).hex()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watched: dict[int, OnExit] = {}
+        self._up = False
+        self.descendants: set[int] = set()
+        """Instances that task zygotes have forked: sessions that end with this process, too."""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """The environment variable that marks what descends from this zygote."""
+        return {MARK: self._mark}
+
+    async def start(self) -> None:
+        """Executes the process and waits until it can fork; raises StartFailed."""
+        try:
+            ready = self._listen(self._execute())
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await ready
+            self._up = True
+        except (OSError, TimeoutError) as error:
+            await self.close()
+            raise StartFailed(
+                f"the process that starts instances did not come up: {error}"
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    def _execute(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        script = Path(atlatl_worker.__file__).with_name("__main__.py")
+        flags = ["-I", "-S", "-X", "utf8"]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, *flags, str(script), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**ENVIRONMENT, **self.mark},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return ours
 
     async def close(self) -> None:
         """Hangs up; returns when the zygote and all that it started are gone."""
@@ -201,25 +259,13 @@ class Zygote:
             await asyncio.to_thread(process.wait)
         if process.returncode != 0:
             # It did not end by itself, so it may not have ended what it had started.
-            kill_marked(self._mark, self._watched)
+            kill_marked(self._mark, {*self._watched, *self.descendants})
         self._end_all(Exit(0, signal.SIGKILL))
 
     # --- what it tells us ---
 
-    def _readable(self) -> None:
-        while self._control is not None:
-            try:
-                data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
-            except BlockingIOError:
-                return
-            except OSError:
-                data, descriptors = b"", []
-            if not data:
-                self._lost()
-                return
-            self._take(_decode(data), descriptors)
-
-    def _take(self, message: Message, descriptors: list[int]) -> None:
+    def _take(self, data: bytes, descriptors: list[int]) -> None:
+        message = decode(data)
         if message.op == "exited":
             told = self._watched.pop(message.pid, None)
             if told is not None:
@@ -253,27 +299,22 @@ class Zygote:
         if process is not None:
             process.kill()
             process.wait()
-        kill_marked(self._mark, self._watched)
+        kill_marked(self._mark, {*self._watched, *self.descendants})
         self._end_all(Exit(0, signal.SIGKILL, of_zygote=True))
         if self._up:
             self._on_lost()
-
-    def _hang_up(self) -> None:
-        control, self._control = self._control, None
-        if control is not None:
-            asyncio.get_running_loop().remove_reader(control)
-            control.close()
-        for answer, _ in self._orders.values():
-            if not answer.done():
-                answer.set_exception(StartFailed("the process that starts instances is gone"))
-                # Its asker may have been cancelled meanwhile; then nobody retrieves this.
-                answer.exception()
-        self._orders.clear()
 
     def _end_all(self, how: Exit) -> None:
         watched, self._watched = self._watched, {}
         for on_exit in watched.values():
             on_exit(how)
+
+
+def fail(answer: asyncio.Future[Any], error: StartFailed) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        # Its asker may have been cancelled meanwhile; then nobody retrieves this.
+        answer.exception()
 
 
 def _discard(answer: asyncio.Future[tuple[int, int]]) -> None:
@@ -288,29 +329,3 @@ def kill(pidfd: int) -> None:
     """Kills exactly that process, however old its number is."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-
-def kill_marked(mark: str, sessions: Collection[int]) -> None:
-    """Kills what a dead zygote left: all with its mark, or in a session of its instances."""
-    for _ in range(100):
-        found = list(_left(mark, sessions))
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if not found:
-            return
-
-
-def _left(mark: str, sessions: Collection[int]) -> Iterator[int]:
-    wanted = f"{MARK}={mark}".encode()
-    for process in Path("/proc").iterdir():
-        if not process.name.isdecimal():
-            continue
-        try:
-            state, _, _, session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
-            marked = wanted in (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            # It ended while we looked, or belongs to somebody else.
-            continue
-        if state not in "ZX" and (marked or int(session) in sessions):
-            yield int(process.name)

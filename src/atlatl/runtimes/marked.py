@@ -1,0 +1,38 @@
+"""Finds what a zygote that was killed has left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+MARK = "ATLATL_SERVICE"
+"""Environment variable by which processes of this service are known."""
+
+
+def kill_marked(mark: str, sessions: Collection[int]) -> None:
+    """Kills what a dead zygote left: all with its mark, or in a session of its instances."""
+    for _ in range(100):
+        found = list(_left(mark, sessions))
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+
+
+def _left(mark: str, sessions: Collection[int]) -> Iterator[int]:
+    wanted = f"{MARK}={mark}".encode()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        try:
+            state, _, _, session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+            marked = wanted in (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            # It ended while we looked, or belongs to somebody else.
+            continue
+        if state not in "ZX" and (marked or int(session) in sessions):
+            yield int(process.name)

@@ -1,0 +1,181 @@
+"""A single-threaded process that forks instances: the base zygote, or one task's own.
+
+It speaks JSON over a SOCK_SEQPACKET socket, one message a packet. A `spawn` with an `id` and
+`in_stock` has a socket and a memory file attached, and is answered by `spawned` with that `id`,
+the `pid` and an attached pidfd, or by `failed` with a `message`. `exited` with `pid`, `code` and
+`signal` comes when an instance ends. When the service hangs up, everything below this process
+is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from atlatl_worker import confine
+
+SWEEP_MS: Final = 500
+"""A process that left its instance gives no sign; it is looked for this often."""
+AGAIN_MS: Final = 5
+"""One that was killed has died by then, and its own children have come to us."""
+
+
+class Forker:
+    """Forks, reaps, and kills what outlives its instance.
+
+    Args:
+        control: to the service.
+        fork: as `os.fork`.
+        live: what a child does, given its parent's process id, whether it is forked in stock,
+            and the descriptors of its socket, its memory file and its semaphore.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        fork: Callable[[], int],
+        live: Callable[[int, bool, int, int, int], NoReturn],
+    ) -> None:
+        self._control = control
+        self._fork = fork
+        self._live = live
+        self._instances: dict[int, int] = {}
+        """Process ids, and the descriptors that tell of their ends."""
+        self._strays = False
+        self._poll = select.poll()
+        self._poll.register(self._control, select.POLLIN)
+
+    def serve(self) -> NoReturn:
+        try:
+            while True:
+                ready = self._poll.poll(self._patience_ms())
+                if any(descriptor == self._control.fileno() for descriptor, _ in ready):
+                    self._take_message()
+                self._reap()
+                self._kill_strays()
+        except (OSError, ValueError):
+            # The service is gone, or nobody that we know how to talk to.
+            pass
+        finally:
+            end_all()
+
+    def _patience_ms(self) -> int | None:
+        if self._strays:
+            return AGAIN_MS
+        return SWEEP_MS if self._instances else None
+
+    def tell(self, message: dict[str, Any], descriptor: int | None = None) -> None:
+        attached = [] if descriptor is None else [descriptor]
+        socket.send_fds(self._control, [json.dumps(message).encode()], attached)
+
+    def _take_message(self) -> None:
+        data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 3)
+        if not data:
+            raise OSError("the service hung up")
+        message = json.loads(data)
+        try:
+            if message["op"] == "spawn":
+                self._spawn(message["id"], message["in_stock"], *descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _spawn(self, request: int, in_stock: bool, *descriptors: int) -> None:
+        parent = os.getpid()
+        try:
+            pid = self._fork()
+        except OSError as error:
+            self.tell({"op": "failed", "id": request, "message": f"fork: {error.strerror}"})
+            return
+        if pid == 0:
+            self._live(parent, in_stock, *descriptors)
+        pidfd = self._instances[pid] = os.pidfd_open(pid)
+        self._poll.register(pidfd, select.POLLIN)
+        self.tell({"op": "spawned", "id": request, "pid": pid}, pidfd)
+
+    def _reap(self) -> None:
+        while (ended := _ended()) is not None:
+            pidfd = self._instances.pop(ended.si_pid, None)
+            if pidfd is not None:
+                self._poll.unregister(pidfd)
+                os.close(pidfd)
+                self._tell_end(ended)
+
+    def _tell_end(self, ended: os.waitid_result) -> None:
+        exited = ended.si_code == os.CLD_EXITED
+        self.tell(
+            {
+                "op": "exited",
+                "pid": ended.si_pid,
+                "code": ended.si_status if exited else 0,
+                "signal": 0 if exited else ended.si_status,
+            }
+        )
+
+    def _kill_strays(self) -> None:
+        """Whatever came to us by the death of its parent; its own children come to us next."""
+        strays = [pid for pid in children() if pid not in self._instances]
+        for pid in strays:
+            kill(pid)
+        self._strays = bool(strays)
+
+
+def _ended() -> os.waitid_result | None:
+    """A child that ended and was not reaped yet."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+
+
+def children() -> list[int]:
+    """Process ids of this process' children."""
+    file = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
+    try:
+        # Not `open()`: what it touches here, each child would get a copy of.
+        return [int(pid) for pid in b"".join(iter(lambda: os.read(file, 4096), b"")).split()]
+    finally:
+        os.close(file)
+
+
+def kill(pid: int) -> None:
+    # What is gone already is what we want.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def end_all() -> NoReturn:
+    """Kills all children, and theirs as they come to us, until none is left; then exits."""
+    try:
+        while True:
+            for pid in children():
+                kill(pid)
+            os.waitid(os.P_ALL, 0, os.WEXITED)
+    except ChildProcessError:
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+_main_thread: Final = threading.main_thread()
+
+
+def begin(parent: int, *descriptors: int) -> None:
+    """What a forked child does first: it keeps what is its own, and shares no chance."""
+    confine.prepare(parent, *descriptors)
+    _main_thread._native_id = os.getpid()  # type: ignore[attr-defined]
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        # Whatever an artifact calls so.
+        with contextlib.suppress(Exception):
+            numpy_random.seed()
