@@ -16,12 +16,15 @@ import random
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from atlatl_worker import confine
+
+INT_BYTES: Final = struct.calcsize("i")
 
 SWEEP_MS: Final = 500
 """A process that left its instance gives no sign; it is looked for this often."""
@@ -73,9 +76,8 @@ class Forker:
             return AGAIN_MS
         return SWEEP_MS if self._instances else None
 
-    def tell(self, message: dict[str, Any], descriptor: int | None = None) -> None:
-        attached = [] if descriptor is None else [descriptor]
-        socket.send_fds(self._control, [json.dumps(message).encode()], attached)
+    def tell(self, message: dict[str, Any]) -> None:
+        self._control.send(json.dumps(message).encode())
 
     def _take_message(self) -> None:
         data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 3)
@@ -100,7 +102,10 @@ class Forker:
             self._live(parent, in_stock, *descriptors)
         pidfd = self._instances[pid] = os.pidfd_open(pid)
         self._poll.register(pidfd, select.POLLIN)
-        self.tell({"op": "spawned", "id": request, "pid": pid}, pidfd)
+        # By hand: what an encoder touches here, each child would get a copy of.
+        told = b'{"op":"spawned","id":%d,"pid":%d}' % (request, pid)
+        attached = (socket.SOL_SOCKET, socket.SCM_RIGHTS, pidfd.to_bytes(INT_BYTES, sys.byteorder))
+        self._control.sendmsg([told], [attached])
 
     def _reap(self) -> None:
         while (ended := _ended()) is not None:

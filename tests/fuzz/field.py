@@ -191,7 +191,10 @@ class Field:
         )
 
     async def restore(self) -> None:
-        """Deploys again what a test may have deleted or changed, and deletes what it made."""
+        """Deploys again what a test may have deleted or changed, and deletes what it made.
+
+        A breaker that was forced open is closed: async calls would wait for that for ever.
+        """
         page = self.service.tasks(limit=1000)
         for task in page.items:
             if task.name not in HANDLERS and task.name not in OURS:
@@ -200,6 +203,7 @@ class Field:
         for name in HANDLERS:
             if known.get(name) != f"app.py:{name}":
                 await self._deploy(name, name)
+            self.service.breaker(name).reset()
 
     async def check(self) -> None:
         """The service answers on both fronts, and nothing half-done is left in it."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from atlatl.model import Outcome, OutcomeKind, Result
 from tests.connections import Connection
 from tests.fuzz.field import examples
-from tests.unit.fast_fakes import MAX_BODY_BYTES, connected, result, served, warm
+from tests.unit.fast_fakes import MAX_BODY_BYTES, connected, echoes, result, served, warm
 from tests.unit.front_fakes import TOKEN, FakeService, FakeTicket
 from tests.virtual_time import run
 
@@ -164,6 +164,8 @@ class Step(NamedTuple):
     pause_s: float
     takes: int | None
     """Bytes that the caller reads: 0 is no more, None all from now on."""
+    change: str
+    """What becomes of the service meanwhile, if nothing is under way; empty is nothing."""
 
 
 class History(NamedTuple):
@@ -174,14 +176,18 @@ class History(NamedTuple):
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    content = b"".join(draw(st.lists(_asked, min_size=1, max_size=6)))
+    # Mostly a connection repeats itself.
+    times = st.sampled_from([1, 1, 1, 2, 3])
+    asked = draw(st.lists(st.tuples(_asked, times), min_size=1, max_size=6))
+    content = b"".join(each * n for each, n in asked)
     if draw(st.integers(0, 9)) == 0:
         content = content[: -draw(st.integers(1, 20))]
     places = draw(st.lists(st.integers(0, len(content)), max_size=6).map(sorted))
     pauses = st.sampled_from([0.0, 0.0, 0.05, 0.3, 2.0, 7.0])
     takes = st.sampled_from([None, None, None, 0, 0, 10_000, 300_000])
+    changes = st.sampled_from([""] * 12 + ["open", "closed", "gone", "there", "streams"])
     steps = [
-        Step(content[start:end], draw(pauses), draw(takes))
+        Step(content[start:end], draw(pauses), draw(takes), draw(changes))
         for start, end in zip([0, *places], [*places, len(content)], strict=True)
     ]
     return History(steps, draw(st.integers(0, 4)) == 0)
@@ -202,6 +208,10 @@ async def lived(history: History, *, fast: bool) -> dict[str, Any]:
         else:
             connection.transport.stops_taking()
             connection.transport.takes(step.takes)
+        if step.change and not connection.transport.unsent:
+            await asyncio.sleep(SETTLED_S)
+            if all(ticket.ended for ticket in service.tickets):
+                _change(service, step.change)
     await asyncio.sleep(SETTLED_S)
     if history.leaves:
         connection.transport.vanishes(ConnectionResetError())
@@ -217,6 +227,17 @@ async def lived(history: History, *, fast: bool) -> dict[str, Any]:
         "calls": [_call(ticket) for ticket in service.tickets],
         "accepted": [each for each in service.asked if not isinstance(each, tuple)],
     }
+
+
+def _change(service: FakeService, change: str) -> None:
+    if change in ("open", "closed"):
+        service.is_open = change == "open"
+    elif change == "gone":
+        service.tasks_by_name.pop("echo", None)
+    elif change == "there":
+        service.add("echo", echoes)
+    else:
+        service.add("echo", items, streams=True)
 
 
 async def _ended(connection: Connection, service: FakeService) -> None:

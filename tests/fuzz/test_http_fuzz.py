@@ -143,7 +143,23 @@ def test_any_async_call(field: Field, asked: Asked) -> None:
 # --- one by one ---
 
 
-@pytest.mark.parametrize("headers", [[], [(b"prefer", b"respond-async")]])
+ASYNC = (b"prefer", b"respond-async")
+
+
+def test_a_breaker_that_was_forced_open_holds_up_no_later_test(field: Field) -> None:
+    field.run(exchange(field, Asked("POST", "/api/v1/breakers/main/open", [], b"")))
+    assert field.run(ask(field, Asked("POST", "/functions/main", [], b"{}")))[0] == 503
+    field.run(field.restore())
+    assert field.run(exchange(field, Asked("POST", "/functions/main", [ASYNC], b"{}")))[0] == 202
+
+
+def test_a_host_whose_punycode_is_none_is_no_crash(field: Field) -> None:
+    headers = [ASYNC, (b"atlatl-callback-url", b"http://xn--a.invalid/")]
+    answered, _, _ = field.run(exchange(field, Asked("POST", "/functions/main", headers, b"{}")))
+    assert answered in (202, 400)
+
+
+@pytest.mark.parametrize("headers", [[], [ASYNC]])
 @pytest.mark.parametrize("body", [b"100", b'{"s": 1e9}'])
 def test_no_call_that_a_strategy_makes_takes_long(
     field: Field, headers: list[tuple[bytes, bytes]], body: bytes

@@ -136,6 +136,17 @@ async def test_a_call_under_way_at_the_servers_end_gets_its_answer(name: str) ->
 
 
 @virtual
+async def test_calls_in_line_at_the_servers_end_get_their_answers() -> None:
+    connection = connected(served())
+    await connection.sends(asks("slow") + asks("echo", b"1") + asks("slow"))
+    connection.protocol.shutdown()
+    await asyncio.sleep(2 * TIMEOUT_S)
+    assert bodies(connection) == [b'"slow"', b"1", b'"slow"']
+    assert connection.answers()[-1].header("connection") == "close"
+    assert connection.transport.is_closing()
+
+
+@virtual
 async def test_a_body_under_way_at_the_servers_end_is_taken() -> None:
     connection = connected(served())
     whole = asks("echo", b"12345")
@@ -176,6 +187,18 @@ async def test_a_head_has_its_time_after_a_fast_answer() -> None:
     await connection.sends(asks("echo", b"1")[20:25])
     await asyncio.sleep(1000)
     assert connection.transport.closed_at == 30.0 + 10.0
+
+
+@virtual
+async def test_a_head_has_no_more_time_behind_a_request() -> None:
+    """It begins in the bytes in which a request came that was answered at once."""
+    connection = connected(served(), idle_timeout_s=60.0, header_timeout_s=10.0)
+    for _ in range(2):
+        await connection.sends(asks("echo", b"1") + asks("echo", b"1")[:20], every_s=5.0)
+        await connection.sends(asks("echo", b"1")[20:], every_s=30.0)
+    await connection.sends(asks("echo", b"1") + asks("echo", b"1")[:20])
+    await asyncio.sleep(1000)
+    assert connection.transport.closed_at == 70.0 + 10.0
 
 
 @virtual

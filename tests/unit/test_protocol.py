@@ -7,65 +7,25 @@ import json
 from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
 from atlatl.errors import SettingInvalid
-from atlatl.front.protocol import MIN_BODY_BYTES_PER_S, protocol
-from atlatl.settings import HttpSettings, Settings, parse
+from atlatl.front.protocol import MIN_BODY_BYTES_PER_S
+from atlatl.settings import Settings, parse
+from tests.connections import Connection
 from tests.virtual_time import virtual
 
 TIMEOUT_S = 10.0
 HEAD = b"POST /x HTTP/1.1\r\nHost: localhost\r\n"
 
 
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closed_at: float | None = None
-        self.protocol: Any = None
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += bytes(data)
-
-    def is_closing(self) -> bool:
-        return self.closed_at is not None
-
-    def close(self) -> None:
-        if self.closed_at is None:
-            loop = asyncio.get_running_loop()
-            self.closed_at = loop.time()
-            loop.call_soon(self.protocol.connection_lost, None)
-
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-
-class Connection:
+class Reader(Connection):
     """A connection to an application that says how large the body was."""
 
     def __init__(self, app: Any = None) -> None:
         self.received: list[dict[str, Any]] = []
         self.reads = asyncio.Event()
         self.reads.set()
-        config = uvicorn.Config(
-            app or self._app,
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-        )
-        settings = HttpSettings(
-            body_timeout_s=TIMEOUT_S, header_timeout_s=1000.0, idle_timeout_s=1000.0
-        )
-        self.transport = Transport()
-        self._protocol = protocol(settings)(config, ServerState(), {})
-        self.transport.protocol = self._protocol
-        self._protocol.connection_made(self.transport)
+        super().__init__(app or self._app, body_timeout_s=TIMEOUT_S)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         size, more = 0, True
@@ -79,16 +39,6 @@ class Connection:
         length = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": length})
         await send({"type": "http.response.body", "body": body})
-
-    async def sends(self, *pieces: bytes, every_s: float = 0.0) -> None:
-        for piece in pieces:
-            if not self.transport.is_closing():
-                self._protocol.data_received(piece)
-            await asyncio.sleep(every_s)
-
-    @property
-    def written(self) -> bytes:
-        return self.transport.written
 
     def gave_up_at(self) -> float:
         """When it was closed, with the 408 that it has to have said."""
@@ -109,7 +59,7 @@ def head(n_bytes: int) -> bytes:
 
 @virtual
 async def test_a_body_that_does_not_come_is_cut_off() -> None:
-    connection = Connection()
+    connection = Reader()
     await connection.sends(head(5))
     await asyncio.sleep(1000)
     assert connection.gave_up_at() == TIMEOUT_S
@@ -118,7 +68,7 @@ async def test_a_body_that_does_not_come_is_cut_off() -> None:
 
 @virtual
 async def test_a_body_that_stops_coming_is_cut_off() -> None:
-    connection = Connection()
+    connection = Reader()
     await connection.sends(head(1_000_000), every_s=3.0)
     await connection.sends(b"x" * 50_000)
     await asyncio.sleep(1000)
@@ -127,7 +77,7 @@ async def test_a_body_that_stops_coming_is_cut_off() -> None:
 
 @virtual
 async def test_a_byte_a_second_is_no_body() -> None:
-    connection = Connection()
+    connection = Reader()
     await connection.sends(head(1_000_000), *[b"x"] * 100, every_s=1.0)
     assert TIMEOUT_S <= connection.gave_up_at() < TIMEOUT_S + 1
 
@@ -135,14 +85,14 @@ async def test_a_byte_a_second_is_no_body() -> None:
 @virtual
 async def test_no_time_is_saved_up() -> None:
     """A good start is no licence to hold the connection for hours."""
-    connection = Connection()
+    connection = Reader()
     await connection.sends(head(10_000_000), b"x" * 9_000_000, *[b"x"] * 100, every_s=1.0)
     assert connection.gave_up_at() < 2 * TIMEOUT_S + 2
 
 
 @virtual
 async def test_a_slow_body_that_keeps_coming_is_taken_however_long_it_takes() -> None:
-    connection = Connection()
+    connection = Reader()
     n, size, pause_s = 200, 4000, 7.0
     assert size / pause_s > MIN_BODY_BYTES_PER_S
     await connection.sends(head(n * size), *[b"x" * size] * n, every_s=pause_s)
@@ -152,7 +102,7 @@ async def test_a_slow_body_that_keeps_coming_is_taken_however_long_it_takes() ->
 
 @virtual
 async def test_a_chunked_body_has_the_same_time() -> None:
-    connection = Connection()
+    connection = Reader()
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     await connection.sends(chunked, b"5\r\nhello\r\n", b"0\r\n\r\n", every_s=4.0)
     assert connection.written.endswith(b"\r\n\r\n5")
@@ -162,19 +112,19 @@ async def test_a_chunked_body_has_the_same_time() -> None:
 
 @virtual
 async def test_what_we_do_not_read_is_not_late() -> None:
-    connection = Connection()
+    connection = Reader()
     connection.reads.clear()
     await connection.sends(head(200_000), b"x" * 100_000)
     await asyncio.sleep(20 * TIMEOUT_S)
     assert not connection.transport.is_closing()
     connection.reads.set()
-    await connection.sends(b"x" * 100_000)
+    await connection.sends(b"x" * 100_000, every_s=1.0)
     assert connection.written.endswith(b"\r\n\r\n200000")
 
 
 @virtual
 async def test_between_requests_and_while_an_answer_is_made_nothing_is_due() -> None:
-    connection = Connection()
+    connection = Reader()
     connection.reads.clear()
     await connection.sends(head(5) + b"hello", every_s=10 * TIMEOUT_S)
     connection.reads.set()
@@ -191,7 +141,7 @@ async def test_a_body_that_nobody_wants_gets_no_second_answer() -> None:
         await send({"type": "http.response.start", "status": 401, "headers": nothing})
         await send({"type": "http.response.body", "body": b""})
 
-    connection = Connection(refuse)
+    connection = Reader(refuse)
     await connection.sends(head(5))
     await asyncio.sleep(1000)
     assert connection.transport.closed_at == TIMEOUT_S
@@ -200,7 +150,7 @@ async def test_a_body_that_nobody_wants_gets_no_second_answer() -> None:
 
 @virtual
 async def test_a_client_that_hangs_up_leaves_no_timer() -> None:
-    connection = Connection()
+    connection = Reader()
     await connection.sends(head(5))
     connection.transport.close()
     await asyncio.sleep(1000)
@@ -209,12 +159,12 @@ async def test_a_client_that_hangs_up_leaves_no_timer() -> None:
 
 @virtual
 async def test_the_body_of_an_upgrade_has_its_time_too() -> None:
-    connection = Connection()
+    connection = Reader()
     upgrade = HEAD + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\n"
     await connection.sends(upgrade, b"he")
     await asyncio.sleep(1000)
     assert connection.gave_up_at() == TIMEOUT_S
-    connection = Connection()
+    connection = Reader()
     await connection.sends(upgrade, b"he", b"llo")
     assert connection.written.endswith(b"\r\n\r\n5")
     await asyncio.sleep(5 * TIMEOUT_S)

@@ -175,7 +175,7 @@ def parsed(text: str, what: str) -> httpx.URL:
 
 def proper(url: httpx.URL, what: str) -> httpx.URL:
     """The URL itself; raises InvalidRequest as `parsed` does."""
-    if url.scheme not in PORTS or not url.host:
+    if url.scheme not in PORTS or not url.raw_host:  # `host` fails at punycode that is none
         raise InvalidRequest(f"{what} {shown(url)!r} is no http(s) URL with a host")
     if url.port is not None and not 0 < url.port < 65536:
         raise InvalidRequest(f"{what} {shown(url)} has a port that is not from 1 to 65535")

@@ -177,7 +177,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing():
             raise ConnectionResetError("what comes after the last request is not read")
-        if self._head_until is None:
+        if self._idle or self._head_until is None:  # idle: the one before it is answered already
+            self._idle = False
             self._wait_for_head(self.head_timeout_s)
         self._in_head = True
         self._head_bytes = 0

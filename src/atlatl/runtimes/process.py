@@ -126,7 +126,8 @@ class ProcessRuntime:
 
     def fork_ahead(self, task: Task, zygote: TaskZygote) -> None:
         """Has the instance for the next start forked while nobody waits for it."""
-        self._do(self._fork_ahead(task, zygote))
+        if not self._closed:
+            self._do(self._fork_ahead(task, zygote))
 
     async def _fork_ahead(self, task: Task, zygote: TaskZygote) -> None:
         await asyncio.sleep(REFILL_DELAY_S)
