@@ -87,7 +87,7 @@ class Acceptance:
             function = call.function or deployed.task.function
             record = ExecutionRecord(
                 execution=pending(queued, function),
-                fingerprint=fingerprint if call.id_given else b"",
+                fingerprint=fingerprint,
             )
             first = await self._stored(record, queued)
             if first is not None:

@@ -163,6 +163,8 @@ class TaskExecutionManager:
     def check(self, call: Call) -> tuple[Deployed, bytes]:
         """The task of a call that is to be accepted, and what the call does, as a fingerprint.
 
+        The fingerprint is empty when nobody chose the id: nobody can come again with it.
+
         Raises:
             TaskNotFound, InvalidRequest: what is wrong with the call.
             Draining: the service takes none any more.
@@ -175,6 +177,8 @@ class TaskExecutionManager:
         _check_environment(call)
         _timeout_s(call, settings.timeout_ms, settings.max_timeout_ms)
         check_execution_id(call.execution_id)
+        if not call.id_given:
+            return deployed, b""
         return deployed, fingerprint(deployed.task.name, call.function, encoded)
 
     def _prepare(self, ticket: Ticket, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -60,7 +61,7 @@ class _Ended(msgspec.Struct):
 
 def clean(text: str) -> str:
     """The text with its lone surrogates replaced: neither JSON nor SQLite holds them."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def payload_of(record: ExecutionRecord) -> tuple[bytes | None, bytes]:
@@ -78,9 +79,13 @@ def execution_row(record: ExecutionRecord, promised: int | None = None) -> dict[
         "task_name": execution.task_name,
         "mode": execution.mode.value,
         "queued_at": execution.queued_at,
-        "metadata": _json({clean(k): clean(v) for k, v in execution.metadata.items()}),
+        "metadata": _metadata_json(execution.metadata),
         "fingerprint": record.fingerprint,
     }
+
+
+def _metadata_json(metadata: Mapping[str, str]) -> str:
+    return _json({clean(k): clean(v) for k, v in metadata.items()}) if metadata else "{}"
 
 
 def end_row(record: ExecutionRecord, promised: int | None = None) -> dict[str, Any]:
