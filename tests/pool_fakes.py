@@ -22,11 +22,11 @@ from atlatl.settings import PoolSettings
 
 class FakeInstance:
     origin = "blank"
-    takes_ahead = False
     _numbers = itertools.count(1)
 
-    def __init__(self) -> None:
+    def __init__(self, takes_ahead: bool = False) -> None:
         self.pid = next(self._numbers)
+        self.takes_ahead = takes_ahead
         self.id = f"instance-{self.pid}"
         self.shapes: dict = {}
         self.on_lost: Callable[[AtlatlError], None] | None = None
@@ -120,14 +120,29 @@ class Asked:
 class Rig:
     """A pool without a shell: starts and stops are carried out when the test says so."""
 
-    def __init__(self, gate=None, *, policy="round_robin", weight=1.0, **settings):
+    def __init__(
+        self,
+        gate=None,
+        *,
+        policy="round_robin",
+        weight=1.0,
+        spread=None,
+        takes_ahead=False,
+        **settings,
+    ):
         self.now = 0.0
+        self.takes_ahead = takes_ahead
         self.gate = gate or Gate()
         self.memory_left = True
         self.share = Share(weight, self.serve)
         choice = POLICIES[policy](random.Random(1).randrange)
         self.lending = Lending(
-            PoolSettings(**settings), choice, self.gate, self.share, lambda: self.memory_left
+            PoolSettings(**settings),
+            choice,
+            self.gate,
+            self.share,
+            lambda: self.memory_left,
+            spread,
         )
         self.stock = self.lending.stock
         self.to_start, self.to_stop, self.steps = [], [], []
@@ -168,10 +183,13 @@ class Rig:
                 assert isinstance(action, Scaled)
                 self.steps.append(action)
 
+    def new_channel(self):
+        return FakeInstance(self.takes_ahead)
+
     def start(self, count=None):
         """Lets the oldest `count` starts (or all) succeed."""
         for _ in range(len(self.to_start) if count is None else count):
-            self.lending.started(self.to_start.pop(0), FakeInstance(), self.now)
+            self.lending.started(self.to_start.pop(0), self.new_channel(), self.now)
             self.settle()
 
     def fail_start(self, error=None):

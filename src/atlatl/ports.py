@@ -41,7 +41,8 @@ class InstanceChannel(Protocol):
     shapes: dict[str, Shape]
     """What the artifact's module can be called with, as the instance read it."""
     takes_ahead: bool
-    """Whether it may be sent calls beyond those that it runs at once; see `take_back`."""
+    """Whether it may be sent calls beyond those that it runs at once; False for a while after some
+    were taken back. It changes before a `done` is called, and at no other time."""
     on_lost: Callable[[AtlatlError], None] | None
     """Called once when the instance died and was not told to; after the `done` of its calls."""
 
@@ -85,8 +86,8 @@ class InstanceChannel(Protocol):
         """Takes back the calls that were sent ahead and have not begun: their `done` gets None.
 
         They will not begin here any more. What was sent stays before the instance until it has
-        read past it, so the next call may be sent ahead only when one has been answered that was
-        sent after this.
+        read past it, so it `takes_ahead` again only when a call has been answered that was sent
+        after this.
         """
 
     @property

@@ -49,7 +49,7 @@ def prepare(parent: int, sock: int, output: int, tokens: int) -> None:
         parent: process id of who forked it; the child ends with it.
         sock: descriptor of the socket, becomes 3.
         output: descriptor of the memory file, becomes 1, 2 and (for us) 4.
-        tokens: descriptor of the semaphore of calls that are sent ahead, becomes 5.
+        tokens: descriptor of the tokens of calls that are sent ahead, becomes 5.
     """
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     if os.getppid() != parent:

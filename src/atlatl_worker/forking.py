@@ -39,7 +39,7 @@ class Forker:
         control: to the service.
         fork: as `os.fork`.
         live: what a child does, given its parent's process id, whether it is forked in stock,
-            and the descriptors of its socket, its memory file and its semaphore.
+            and the descriptors of its socket, its memory file and its tokens.
     """
 
     def __init__(

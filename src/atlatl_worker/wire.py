@@ -32,8 +32,8 @@ JSON, TEXT, BYTES, RESPONSE, ERROR = range(5)
 CONTENT_MASK: Final = 0b111
 
 AHEAD: Final = 0b1000
-"""Flag of a CALL that was sent while others were before it: whoever takes a token from the
-semaphore between the two ends has it, the instance to begin it or the service to take it back."""
+"""Flag of a CALL that was sent while others were before it: whoever takes a token from the pipe
+between the two ends has it, the instance to begin it or the service to take it back."""
 
 
 class WireError(ValueError):

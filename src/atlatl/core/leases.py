@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 
 from atlatl.core.stock import Instance
 from atlatl.errors import AtlatlError, TimedOutWaiting
@@ -22,16 +23,20 @@ class LeaseError(RuntimeError):
 class Lease:
     """The right to run one call on one instance, until it is given back."""
 
-    __slots__ = ("cold", "instance", "since", "use", "waited_s")
+    __slots__ = ("asked_at", "cold", "instance", "number", "since")
 
-    def __init__(self, instance: Instance, since: float, waited_s: float) -> None:
+    def __init__(self, instance: Instance, since: float, asked_at: float, number: int) -> None:
         self.instance = instance
         self.since = since
-        self.waited_s = waited_s
-        self.use = instance.uses + 1
-        """Which call on this instance it is."""
+        self.asked_at = asked_at
+        """With `number` it is the place in the queue of the waiter who got this."""
+        self.number = number
         self.cold = instance.uses == 0
         """The first call on this instance."""
+
+    @property
+    def waited_s(self) -> float:
+        return self.since - self.asked_at
 
     @property
     def channel(self) -> InstanceChannel:
@@ -72,10 +77,12 @@ class Account:
         self._recent_waits.append(waited_s)
 
     def undo(self, waited_s: float) -> None:
-        """What was granted is asked for again."""
+        """What was granted was not used; it is asked for again."""
         self.requests -= 1
         self.granted -= 1
         self._wait_s -= waited_s
+        with suppress(ValueError):  # it may be long ago
+            self._recent_waits.remove(waited_s)
 
     def note_return(self, held_s: float) -> None:
         weight = SMOOTHING if self.returned else 1.0

@@ -138,19 +138,19 @@ class Lending:
             QueueFull: too many wait, or the deadline would pass while waiting.
         """
         self.account.requests += 1
+        waiter.since = now
+        waiter.number = next(self._numbers)
         room = self._fresh if waiter.fresh else self._waiting
         alone = not (self.waiting and room)
         if alone and not self.closed and waiter.deadline > now and self._gate.has_room():
             instance = self._untouched(now) if waiter.fresh else self._choose(now)
             if instance is not None:
-                return self._lend(instance, 0.0, now)
+                return self._lend(instance, waiter, now)
         try:
             self._check_room(waiter, now)
         except AtlatlError as error:
             self.account.note_refusal(error)
             raise
-        waiter.since = now
-        waiter.number = next(self._numbers)
         room.add(waiter)
         self.waiting += 1
         self._gate.waiting += 1
@@ -229,7 +229,7 @@ class Lending:
             instance = self._untouched(now) if waiter.fresh else self._choose(now)
             if instance is not None:
                 self._leave(waiter)
-                lease = self._lend(instance, now - waiter.since, now)
+                lease = self._lend(instance, waiter, now)
                 self._go_on(instance, now)
                 return waiter, lease
         return None
@@ -246,13 +246,15 @@ class Lending:
 
     def _choose(self, now: float) -> Instance | None:
         """An instance with room that takes calls; one that no longer does is retired."""
-        instances = self.stock.instances
-        policy = self._policy if self._ahead is None or not self._ahead.on else self._ahead
-        while (instance := policy.choose(instances)) is not None:
-            if instance.channel.accepting:
+        instances, ahead = self.stock.instances, self._ahead
+        while True:
+            if ahead is not None and ahead.on:
+                instance = ahead.choose(instances, now)
+            else:
+                instance = self._policy.choose(instances)
+            if instance is None or instance.channel.accepting:
                 return instance
             self._retire_deaf(instance, now)
-        return None
 
     def _untouched(self, now: float) -> Instance | None:
         """An instance on which nothing has run yet."""
@@ -267,8 +269,8 @@ class Lending:
         self.stock.retire(instance, "stopped accepting calls")
         self._settle(now)
 
-    def _lend(self, instance: Instance, waited_s: float, now: float) -> Lease:
-        lease = Lease(instance, now, waited_s)
+    def _lend(self, instance: Instance, waiter: Waiter, now: float) -> Lease:
+        lease = Lease(instance, now, waiter.since, waiter.number)
         self._leases.add(lease)
         self._gate.lent += 1
         if not instance.in_flight:
@@ -278,7 +280,7 @@ class Lending:
         instance.last_used = now
         if instance.uses == self.stock.settings.max_uses:
             self.stock.retire(instance, f"was used {instance.uses} times (max_uses)")
-        self.account.note_grant(waited_s)
+        self.account.note_grant(now - waiter.since)
         return lease
 
     # --- coming back ---
@@ -302,14 +304,14 @@ class Lending:
         self._note_use(instance, now - lease.since, now)
         instance.answered_at = now
         if run_s is not None and self._ahead is not None:
-            self._ahead.note(self.stock, lease, run_s)
+            self._ahead.note(self.stock, instance, run_s)
         self._after_end(instance, now, broken=broken)
 
     def undo(self, lease: Lease, now: float) -> None:
         """Ends a lease whose call was taken back before it began.
 
-        What was taken back may still lie before the instance. Until a call has come back that was
-        lent after this, it is handed no call ahead: see `InstanceChannel.take_back`.
+        It never ran, so it does not count. The instance is handed no call ahead until its channel
+        says that it takes some again.
 
         Raises:
             LeaseError: the lease is not out, or was given by another pool.
@@ -319,8 +321,8 @@ class Lending:
         instance.in_flight -= 1
         if not instance.in_flight:
             instance.busy_s += now - instance.busy_since
+        instance.uses -= 1
         instance.places = instance.capacity
-        instance.stalled_use = instance.uses
         self.account.undo(lease.waited_s)
         self._after_end(instance, now)
 

@@ -9,27 +9,34 @@ LOOKED_AT = 1000
 """The last so many calls are judged."""
 LONG_ALLOWED = 10
 """Of them; so their 99th percentile is below `SHORT_S`."""
+SMOOTHING = 0.01
+"""Weight of the newest call in the mean."""
 
 
 class Pace:
     """Judges the last `LOOKED_AT` calls by how long they ran."""
 
-    __slots__ = ("_long", "_noted")
+    __slots__ = ("_long", "mean_s", "noted")
 
     def __init__(self) -> None:
-        self._noted = 0
+        self.noted = 0
+        """How many there were so far."""
+        self.mean_s = 0.0
+        """Moving average; a long call counts as one of `SHORT_S`."""
         self._long: deque[int] = deque()
-        """Which ones were long, by their number."""
+        """Which of the last ones were long, by their number."""
 
     def note(self, run_s: float) -> None:
         """Takes in how long a call ran, in seconds."""
-        self._noted += 1
-        if run_s >= SHORT_S:
-            self._long.append(self._noted)
-        elif self._long and self._long[0] <= self._noted - LOOKED_AT:
+        self.noted += 1
+        if self._long and self._long[0] <= self.noted - LOOKED_AT:
             self._long.popleft()
+        if run_s >= SHORT_S:
+            run_s = SHORT_S
+            self._long.append(self.noted)
+        self.mean_s += SMOOTHING * (run_s - self.mean_s)
 
     @property
     def short(self) -> bool:
         """Whether hardly any of the last calls was long; False until there are enough."""
-        return self._noted >= LOOKED_AT and len(self._long) < LONG_ALLOWED
+        return self.noted >= LOOKED_AT and len(self._long) < LONG_ALLOWED

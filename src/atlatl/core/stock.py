@@ -30,7 +30,7 @@ class Instance:
     __slots__ = (
         "_state", "answered_at", "busy_s", "busy_since", "capacity", "channel", "failed_checks",
         "good_checks", "in_flight", "last_used", "memory_bytes", "open", "places", "reserved_at",
-        "response_s", "smooth", "stalled_use", "started_at", "uses", "why",
+        "response_s", "smooth", "started_at", "uses", "why",
     )  # fmt: skip
 
     channel: InstanceChannel
@@ -42,8 +42,6 @@ class Instance:
         """Calls that it may have: those that it runs at once, and those that wait in it."""
         self.answered_at = now
         """When a call came back from it last, or it had none before the present one."""
-        self.stalled_use = 0
-        """Which use of it was the last one when calls that waited in it were taken back."""
         self.reserved_at = now
         self.started_at = now
         self.last_used = now
@@ -237,7 +235,7 @@ class Stock:
         """Lets each instance have so many calls, those included that wait in it."""
         self.places = max(places, self.settings.max_concurrent_requests)
         for instance in self.instances:
-            if not instance.stalled_use:
+            if instance.starting or instance.channel.takes_ahead:
                 instance.places = self.places
 
     # --- coming ---
@@ -327,7 +325,7 @@ class Stock:
         One that runs a single call keeps its place until that has ended: by then somebody
         else may be first in line. One of many calls might never be idle by itself.
         """
-        used = [i for i in self.instances if i.open and i.uses and (i.idle or i.capacity > 1)]
+        used = [i for i in self.instances if i.open and i.uses and (i.idle or i.places > 1)]
         if used:
             self.retire(min(used, key=lambda i: (i.in_flight, i.last_used)), why)
 

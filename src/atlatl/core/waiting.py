@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from atlatl.errors import AtlatlError
@@ -56,6 +57,11 @@ class Waiter:
         self.since = 0.0
         self.number = 0
 
+    @property
+    def age(self) -> tuple[float, int]:
+        """The lower, the longer it has waited."""
+        return self.since, self.number
+
     def rank(self, now: float) -> tuple[int, float, int]:
         """The lower, the sooner it is served."""
         level = max(0, self.priority - int((now - self.since) // AGEING_S))
@@ -94,10 +100,12 @@ class WaitingRoom:
 
     def adopt(self, waiters: Iterable[Waiter]) -> None:
         """Takes over waiters of another room; each keeps the place that its arrival gives it."""
-        everybody = sorted((*self, *waiters), key=lambda w: (w.since, w.number))
-        self._lines.clear()
-        for waiter in everybody:
-            self.add(waiter)
+        for waiter in waiters:
+            line = self._lines.get(waiter.priority)
+            if line is None or next(reversed(line)).age <= waiter.age:
+                self.add(waiter)
+            else:
+                _put_in(line, waiter)
 
     def remove(self, waiter: Waiter) -> None:
         """Lets a waiter that is here go."""
@@ -121,3 +129,11 @@ class WaitingRoom:
     def oldest_since(self) -> float:
         """When the longest waiting one came; infinity when nobody waits."""
         return min((next(iter(line)).since for line in self._lines.values()), default=math.inf)
+
+
+def _put_in(line: OrderedDict[Waiter, None], waiter: Waiter) -> None:
+    """Puts a waiter at its place, which is mostly near the front: few have waited for longer."""
+    older = list(takewhile(lambda each: each.age <= waiter.age, line))
+    line[waiter] = None
+    for each in (waiter, *reversed(older)):
+        line.move_to_end(each, last=False)

@@ -298,26 +298,22 @@ class TaskExecutionManager:
         """The work of an attempt is over and its place is free; None when it did not begin."""
         self._working.pop(ticket, None)
         if outcome is None:
-            pool.undo(lease)
-            self._not_begun(ticket)
+            self._not_begun(ticket, pool, lease)
             return
         try:
             pool.release(lease, run_s=outcome.run_s)
         finally:
             self._after_return(ticket, outcome)
 
-    def _not_begun(self, ticket: Ticket) -> None:
+    def _not_begun(self, ticket: Ticket, pool: InstancePool, lease: Lease) -> None:
         """It waits again, in the place that its age gives it; that is no attempt."""
-        if ticket.settled is not None:
-            self._check_idle()
-        elif ticket.verdict is not None:
-            self._settle(ticket, ticket.verdict)
-        else:
-            assert ticket.deployed is not None
+        assert ticket.deployed is not None
+        if ticket.settled is None and ticket.verdict is None:
             ticket.lease = ticket.started = None
             ticket.waiter = self._waiter(ticket)
-            ticket.waiter.since = ticket.accepted
-            ticket.deployed.pool.adopt([ticket.waiter])
+        pool.undo(lease, ticket.waiter, ticket.deployed.pool)
+        self._settle_verdict(ticket)
+        self._check_idle()
 
     def _after_return(self, ticket: Ticket, outcome: Outcome) -> None:
         if ticket.settled is not None:

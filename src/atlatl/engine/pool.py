@@ -190,9 +190,18 @@ class InstancePool:
         self._lending.give_back(lease, self._clock(), broken=broken, run_s=run_s)
         self._after_release()
 
-    def undo(self, lease: Lease) -> None:
-        """Gives an instance back whose call was taken back before it began; see `release`."""
+    def undo(self, lease: Lease, waiter: Waiter | None, current: InstancePool) -> None:
+        """Gives an instance back whose call was taken back before it began; see `release`.
+
+        Args:
+            lease: that this pool gave.
+            waiter: waits again, in the place that it had; None when nobody does.
+            current: the pool for it to wait in.
+        """
         self._lending.undo(lease, self._clock())
+        if waiter is not None:
+            waiter.since, waiter.number = lease.asked_at, lease.number
+            current.adopt([waiter])
         self._after_release()
 
     def _after_release(self) -> None:

@@ -60,6 +60,8 @@ class Channel:
         self.pid = spawned.pid
         self.shapes: dict[str, Shape] = {}
         self.takes_ahead = False
+        self._in_turn = False
+        """It runs and answers one call after the other, whatever is sent to it."""
         self.on_lost: Callable[[AtlatlError], None] | None = None
         self._link = Link(spawned, OVERHEAD_BYTES, self._take, self._ended)
         self._clock = clock
@@ -107,8 +109,9 @@ class Channel:
             raise
         except wire.WireError as error:
             raise ArtifactInvalid(f"{task.handler}: its instance sent {error}") from None
-        self.takes_ahead = task.settings.pool.max_concurrent_requests == 1 and not any(
-            shape.is_async for shape in self.shapes.values()
+        self.takes_ahead = self._in_turn = (
+            task.settings.pool.max_concurrent_requests == 1
+            and not any(shape.is_async for shape in self.shapes.values())
         )
 
     # --- calls ---
@@ -129,7 +132,9 @@ class Channel:
             lost = failed(InstanceLost("the instance ended before it got the call"))
             self._loop.call_soon(flight.tell, lost)
             return
-        flight.ahead = self.takes_ahead and len(self._flights) > 0
+        if self._in_turn:
+            flight.ahead = len(self._flights) > 0
+            flight.clears = not self.takes_ahead
         flags = wire.AHEAD if flight.ahead else 0
         try:
             frame = call_frame(
@@ -149,12 +154,37 @@ class Channel:
 
     def take_back(self) -> None:
         """Takes back what was sent ahead; see `ports.InstanceChannel.take_back`."""
-        ahead = self._flights.last_ahead()
-        if not ahead:
+        self._take_back()
+        if len(self._flights) > 1:
+            self._demand_answers()
+
+    def _take_back(self) -> None:
+        ahead = self._flights.ahead()
+        taken = self._link.take_back(len(ahead)) if ahead else 0
+        if not taken:
             return
-        n_back = self._link.take_back(len(ahead))
-        for flight in ahead[len(ahead) - n_back :]:
-            self._flights.finish(flight, None)
+        self.takes_ahead = False
+        back = ahead[-taken:]
+        for flight in back:
+            self._flights.remove(flight)
+        for flight in back:  # not sooner: whoever is told may want to end what is left
+            flight.tell(None)
+
+    def _demand_answers(self) -> None:
+        """All but the last have been answered, or it lies about which it has begun.
+
+        What it passes over it never answers, but the ping behind all of them it does.
+        """
+        begun = self._flights.last()
+        if begun is None or begun.pong is not None:
+            return
+
+        def answered(pong: asyncio.Future[None]) -> None:
+            if pong.exception() is None and self._flights.by_request(begun.request_id) is begun:
+                self._link.kill("it passed over calls that it was to run")
+
+        begun.pong = self._send_ping()
+        begun.pong.add_done_callback(answered)
 
     def credit(self, execution_id: str, n_bytes: int) -> None:
         """Says that an item of `n_bytes` was consumed; once for each item."""
@@ -178,19 +208,27 @@ class Channel:
             self._end_work(flight, Cancelled("the call was cancelled"), grace_s)
 
     def _end_work(self, flight: Flight, verdict: AtlatlError, grace_s: float | None) -> None:
-        if self.takes_ahead:
-            self.take_back()
-            if self._flights.last() is not flight:
-                return  # it was taken back; or its answer is on its way, since another has begun
+        if self._in_turn:
+            self._take_back()
+            if self._flights.by_request(flight.request_id) is not flight:
+                return  # it had not begun
         flight.verdict = flight.verdict or verdict
+        if self._in_turn and self._flights.last() is not flight:
+            # Another has begun, so the answer to this one is on its way.
+            self._loop.call_later(LOOP_GRACE_S, self._kill_if_unanswered, flight)
+            return
         self._ending.add(flight.request_id)
-        if len(self._flights) > 1 and not self.takes_ahead:
+        if len(self._flights) > 1 and not self._in_turn:
             self._end_one_of_several(flight, grace_s)
         elif grace_s:
             self._ask_to_end(flight)
             self._loop.call_later(grace_s, self._grace_over, flight)
         else:
             self._kill_for_cancelled("a call was cancelled")
+
+    def _kill_if_unanswered(self, flight: Flight) -> None:
+        if self._flights.by_request(flight.request_id) is flight:
+            self._link.kill("it began a call before it had answered the one before it")
 
     def _end_one_of_several(self, flight: Flight, grace_s: float | None) -> None:
         assert self._task is not None
@@ -279,7 +317,7 @@ class Channel:
 
     def _ended(self) -> None:
         """The process is gone and its last frame has been taken."""
-        self.take_back()
+        self._take_back()
         outcomes = [
             (flight, failed(self._last_words(flight), **self._facts(flight)))
             for flight in self._flights
@@ -326,7 +364,7 @@ class Channel:
 
     def _is_alone(self, flight: Flight) -> bool:
         """Whether what was printed last can be of no other call."""
-        return self.takes_ahead or self._flights.undisturbed(flight)
+        return self._in_turn or self._flights.undisturbed(flight)
 
     def _take_rest(self) -> bytes:
         if self._task is None:
@@ -352,6 +390,8 @@ class Channel:
         flight = self._flights.by_request(frame.request_id)
         if flight is None:
             raise wire.WireError("an answer to no call")
+        if self._in_turn and flight is not self._flights.first():
+            raise wire.WireError("an answer out of turn")
         if frame.kind == wire.CHUNK:
             self._take_chunk(flight, frame)
         elif frame.kind in (wire.REPLY, wire.END):
@@ -415,16 +455,23 @@ class Channel:
                 run_s=outcome.run_s,
                 memory_bytes=outcome.memory_bytes,
             )
-        if about.printed is not None:
-            if len(self._flights) == 1:
-                self._link.output.rewind()
-            elif about.printed[1] > KEPT_OUTPUT_BYTES:
-                self.take_back()  # so that it has nothing to do for a moment
+        if about.printed is not None or flight.clears:
+            self._make_room(about)
+        if flight.clears:
+            self.takes_ahead = True
         if self._ending:
             self._ending.discard(flight.request_id)
         self._flights.finish(flight, outcome)
         if self._ending:
             self._kill_if_all_overdue()
+
+    def _make_room(self, about: answers.Told) -> None:
+        """Keeps the output of an instance that is never without a call from growing."""
+        if len(self._flights) == 1:
+            self._link.output.rewind()
+        elif about.printed is not None and about.printed[1] > KEPT_OUTPUT_BYTES:
+            self._take_back()
+            self.takes_ahead = False  # so that it has nothing to do for a moment
 
 
 def _fail(waiting: asyncio.Future[Any], error: AtlatlError) -> None:

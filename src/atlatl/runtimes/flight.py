@@ -20,6 +20,7 @@ class Flight:
     __slots__ = (
         "ahead",
         "asked_to_end",
+        "clears",
         "done",
         "execution_id",
         "joined",
@@ -44,6 +45,8 @@ class Flight:
         self.outstanding = 0
         self.ahead = False
         """It was sent while others were before it."""
+        self.clears = False
+        """It was sent after others were taken back: whoever answers it has read past those."""
         self.verdict: AtlatlError | None = None
         """Why its work is being ended; what it answers does not matter any more."""
         self.asked_to_end = False
@@ -78,16 +81,15 @@ class Flights:
         self._by_request[flight.request_id] = flight
         self._by_execution[flight.execution_id] = flight
 
+    def first(self) -> Flight | None:
+        return next(iter(self._by_request.values()), None)
+
     def last(self) -> Flight | None:
         return next(reversed(self._by_request.values()), None)
 
-    def last_ahead(self) -> list[Flight]:
-        """The last ones, as far back as all of them were sent ahead; in their order."""
-        flights = list(self._by_request.values())
-        begin = len(flights)
-        while begin and flights[begin - 1].ahead:
-            begin -= 1
-        return flights[begin:]
+    def ahead(self) -> list[Flight]:
+        """Those that were sent ahead, in their order; only the first of all may be none."""
+        return [flight for flight in self._by_request.values() if flight.ahead]
 
     def by_request(self, request_id: int) -> Flight | None:
         return self._by_request.get(request_id)
@@ -100,9 +102,14 @@ class Flights:
         return self._undisturbed is flight
 
     def finish(self, flight: Flight, outcome: Outcome | None) -> None:
-        """The one way out, so `done` runs exactly once."""
+        """Ends a call, unless it has ended."""
+        if self.remove(flight):
+            flight.tell(outcome)
+
+    def remove(self, flight: Flight) -> bool:
+        """The one way out, so `done` runs exactly once; False when it was taken before."""
         if self._by_request.pop(flight.request_id, None) is None:
-            return
+            return False
         if self._by_execution.get(flight.execution_id) is flight:
             del self._by_execution[flight.execution_id]
-        flight.tell(outcome)
+        return True

@@ -15,6 +15,9 @@ from atlatl_worker import wire
 CLOSE_TIMEOUT_S = 1.0
 """Longest wait for the last bytes of a process that has ended."""
 
+REST_READS = 64
+"""More than a socket holds, so that a child of the process that goes on writing has an end."""
+
 EXIT_NEWS_S = 0.1
 """How long after the end of its connection a process may take to end."""
 
@@ -55,6 +58,8 @@ class Link(asyncio.BufferedProtocol):
         self._out_ahead = 0
         self._leaving = False
         self._hung_up = False
+        self._broken = False
+        """What it sends makes no sense."""
 
     @property
     def output(self) -> OutputFile:
@@ -62,11 +67,14 @@ class Link(asyncio.BufferedProtocol):
         return self._spawned.output
 
     async def connect(self) -> None:
+        # A transport closes its socket with what was not read yet when it fails to write.
+        sock = self._spawned.sock.dup()
         try:
-            await self._loop.create_unix_connection(lambda: self, sock=self._spawned.sock)
+            await self._loop.create_unix_connection(lambda: self, sock=sock)
         except BaseException:
             # uvloop does not tell of the end of a connection whose making was cancelled.
             self._hung_up = True
+            sock.close()
             raise
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -98,12 +106,7 @@ class Link(asyncio.BufferedProtocol):
             most: how many there can be; a hostile instance may say that there are more.
         """
         self._flush()
-        for taken in range(most):
-            try:
-                os.eventfd_read(self._spawned.tokens)
-            except BlockingIOError:
-                return taken
-        return most
+        return self._spawned.tokens.take(most)
 
     def _flush(self) -> None:
         if not self._out:
@@ -111,7 +114,10 @@ class Link(asyncio.BufferedProtocol):
         out, self._out = b"".join(self._out), []
         if self._out_ahead:
             # First, or the instance would find a call without its token.
-            os.eventfd_write(self._spawned.tokens, self._out_ahead)
+            try:
+                self._spawned.tokens.put(self._out_ahead)
+            except BlockingIOError:
+                self.kill("it put tokens where only the service does")
             self._out_ahead = 0
         self.write(out)
 
@@ -121,13 +127,28 @@ class Link(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._feed(memoryview(self._buffer)[:nbytes])
+
+    def _feed(self, data: bytes | memoryview) -> None:
         try:
-            for frame in self.decoder.feed(memoryview(self._buffer)[:nbytes]):
+            for frame in self.decoder.feed(data):
                 self._take(frame)
         except wire.WireError as error:
+            self._broken = True
             self.kill(f"it sent {error}")
             if self._transport is not None:
                 self._transport.abort()
+
+    def _take_rest(self) -> None:
+        """Takes what a process that is gone had sent, and the transport has not read."""
+        for _ in range(REST_READS):
+            try:
+                data = self._spawned.sock.recv(wire.RECEIVE_BYTES)
+            except OSError:
+                return
+            if not data or self._broken:
+                return
+            self._feed(data)
 
     # --- the end ---
 
@@ -176,13 +197,13 @@ class Link(asyncio.BufferedProtocol):
             return
         self.gone.set()
         try:
+            self._take_rest()
             self._ended()
         finally:
             os.close(self._spawned.pidfd)
-            os.close(self._spawned.tokens)
+            self._spawned.tokens.close()
             self._spawned.output.close()
-            if self._transport is None:
-                self._spawned.sock.close()
+            self._spawned.sock.close()
 
     def how_it_ended(self) -> str:
         """`exited with code 3`, `was killed by signal 11 (SIGSEGV)`, or why we killed it."""

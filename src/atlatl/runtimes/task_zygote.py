@@ -292,7 +292,7 @@ class TaskZygote(Forks):
         process, self._process = self._process, None
         if process is not None:
             os.close(process.pidfd)
-            os.close(process.tokens)
+            process.tokens.close()
             process.output.close()
             process.sock.close()
         if not self._watched:

@@ -20,6 +20,7 @@ import atlatl_worker
 from atlatl.errors import StartFailed
 from atlatl.runtimes.marked import MARK, kill_marked
 from atlatl.runtimes.output import OutputFile
+from atlatl.runtimes.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,7 @@ class Spawned(NamedTuple):
     pidfd: int
     sock: socket.socket
     output: OutputFile
-    tokens: int
-    """Semaphore with one token for each call that was sent ahead and has not begun."""
+    tokens: Tokens
 
 
 class Order(NamedTuple):
@@ -128,10 +128,11 @@ class Forks:
             on_failure.callback(ours.close)
             output = OutputFile()
             on_failure.callback(output.close)
-            tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            on_failure.callback(os.close, tokens)
-            with theirs:
-                answer = self._ask(on_exit, in_stock, theirs.fileno(), output.descriptor, tokens)
+            tokens = Tokens()
+            on_failure.callback(tokens.close)
+            with theirs, tokens.theirs:
+                ends = (theirs.fileno(), output.descriptor, tokens.theirs.fileno())
+                answer = self._ask(on_exit, in_stock, *ends)
             on_failure.callback(_discard, answer)
             pid, pidfd = await answer
             on_failure.pop_all()
