@@ -104,6 +104,9 @@ class FakeChannel:
         loop = asyncio.get_running_loop()
         loop.call_soon(self.finish, execution_id, failed(Cancelled("the call was cancelled")))
 
+    def take_back(self) -> None:
+        """It begins whatever it gets."""
+
     def memory_bytes(self) -> int:
         return 1 if self.accepting else 0
 

@@ -240,6 +240,31 @@ def test_one_of_several_is_cancelled_alone(kind: str, tmp_path: Path) -> None:
     check(kind, tmp_path, scenario, ASYNC_SOURCE, **settings)
 
 
+def test_only_what_was_sent_ahead_is_taken_back(kind: str, tmp_path: Path) -> None:
+    async def scenario(channel: InstanceChannel) -> None:
+        running = begin(channel, {"name": "a"})
+        ahead = [begin(channel, {"name": "b"}) for _ in range(3 * channel.takes_ahead)]
+        channel.take_back()
+        assert [each.answers for each in ahead] == [[None]] * len(ahead)
+        assert channel.takes_ahead == (kind != "fake" and not ahead)
+        assert value(await running.end()) == {"hello": "a"}
+        assert value(await call(channel, {"name": "c"})) == {"hello": "c"}
+        assert channel.takes_ahead == (kind != "fake")
+        channel.take_back()
+
+    check(kind, tmp_path, scenario)
+
+
+def test_instances_of_async_functions_take_no_calls_ahead(kind: str, tmp_path: Path) -> None:
+    async def scenario(channel: InstanceChannel) -> None:
+        assert not channel.takes_ahead
+        running = begin(channel, {"seconds": 0.05})
+        channel.take_back()
+        assert (await running.end()).kind is OutcomeKind.SUCCESS
+
+    check(kind, tmp_path, scenario, ASYNC_SOURCE)
+
+
 def test_killed_and_stopped_instances_answer_what_they_had(kind: str, tmp_path: Path) -> None:
     async def scenario(channel: InstanceChannel) -> None:
         told: list[AtlatlError] = []

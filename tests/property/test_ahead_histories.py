@@ -172,10 +172,9 @@ class AheadWorld(World):
         if instance in pool.stock.instances:
             super().crash(pool, instance)
 
-    def redeploy(self, task: int, sizes: dict) -> None:
-        """Numbers of one version say nothing about those of another at the same moment."""
-        self.time_passes(1, ())
-        super().redeploy(task, sizes)
+    def the_operator_changes_something(self, task: int, kind: str, sizes: dict) -> None:
+        """Numbers of one pool say nothing about those of the next one at the same moment."""
+        super().the_operator_changes_something(task, kind, sizes)
         self.time_passes(1, ())
 
     def pace_changes(self, task: int, short: bool) -> None:
