@@ -14,6 +14,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,19 @@ from atlatl.stores.files import BlobFiles
 log = logging.getLogger(__name__)
 
 INLINE_BYTES = 65_536
+PUT_AT_ONCE = 64
 PRUNED_AT_ONCE = 500
 """Rows that one transaction removes, so that no other writer waits long behind it."""
+
+
+_COLUMNS = (
+    "execution_id", "task_id", "task_name", "function_name", "mode", "status", "attempt",
+    "queued_at", "started_at", "completed_at", "queue_s", "instance_id", "version", "cold_start",
+    "trace_id", "metadata", "fingerprint", "interrupted", "promised", "outcome", "n_bytes",
+    "result_file", "output_file", "result", "output",
+)  # fmt: skip
+"""In the order of `put_executions`."""
+_PLACES = f"({', '.join('?' * len(_COLUMNS))})"
 
 
 @dataclass
@@ -112,8 +124,19 @@ class ExecutionTable:
         return connection.execute(self._sql["claim_execution"], row).rowcount > 0
 
     def put(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        """Writes records, many in one statement.
+
+        After each statement the thread has to wait for its turn with the interpreter, up to some
+        milliseconds while the event loop is busy: a statement for each record would take all the
+        time that the thread has.
+        """
         self.publish(batch)
-        connection.executemany(self._sql["put_execution"], batch.rows)
+        rows = [tuple(map(row.__getitem__, _COLUMNS)) for row in batch.rows]
+        for start in range(0, len(rows), PUT_AT_ONCE):
+            some = rows[start : start + PUT_AT_ONCE]
+            places = ", ".join([_PLACES] * len(some))
+            statement = self._sql["put_executions"].replace(":rows", places)
+            connection.execute(statement, list(chain.from_iterable(some)))
 
     def end(self, connection: sqlite3.Connection, batch: Batch) -> None:
         """Writes ends into records that are there."""

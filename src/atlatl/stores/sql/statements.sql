@@ -95,17 +95,14 @@ VALUES
      :interrupted, :promised, :outcome, :n_bytes, :result_file, :output_file, :result, :output)
 ON CONFLICT (execution_id) DO NOTHING;
 
--- name: put_execution
--- What the queue holds is the queue's to change.
+-- name: put_executions
+-- What the queue holds is the queue's to change. `:rows` stands for the values.
 INSERT OR REPLACE INTO executions
     (execution_id, task_id, task_name, function_name, mode, status, attempt, queued_at, started_at,
      completed_at, queue_s, instance_id, version, cold_start, trace_id, metadata, fingerprint,
      interrupted, promised, outcome, n_bytes, result_file, output_file, result, output)
-SELECT
-    :execution_id, :task_id, :task_name, :function_name, :mode, :status, :attempt, :queued_at, :started_at,
-     :completed_at, :queue_s, :instance_id, :version, :cold_start, :trace_id, :metadata, :fingerprint,
-     :interrupted, :promised, :outcome, :n_bytes, :result_file, :output_file, :result, :output
-WHERE NOT EXISTS (SELECT 1 FROM queue WHERE execution_id = :execution_id);
+SELECT * FROM (VALUES :rows)
+WHERE NOT EXISTS (SELECT 1 FROM queue WHERE execution_id = column1);
 
 -- name: execution
 SELECT * FROM executions WHERE execution_id = :execution_id;
