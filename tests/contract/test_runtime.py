@@ -40,7 +40,7 @@ from tests.running import (
 Scenario = Callable[[InstanceChannel], Awaitable[None]]
 
 SOURCE = """
-import asyncio
+import asyncio, time
 from atlatl_worker import Response, Request
 
 count = 0
@@ -58,6 +58,10 @@ def event(event, context):
 
 def web(request: Request):
     return Response(request.method + request.path, 201, {"x-q": request.query["q"]})
+
+def naps(seconds: float):
+    time.sleep(seconds)
+    return ["slept"]
 
 def text(): return "plain"
 def raw(): return b"\\xff"
@@ -83,7 +87,7 @@ import asyncio
 
 async def main(seconds: float = 0):
     await asyncio.sleep(seconds)
-    return "slept"
+    return ["slept"]
 
 async def forever():
     await asyncio.Event().wait()
@@ -242,12 +246,12 @@ def test_one_of_several_is_cancelled_alone(kind: str, tmp_path: Path) -> None:
 
 def test_only_what_was_sent_ahead_is_taken_back(kind: str, tmp_path: Path) -> None:
     async def scenario(channel: InstanceChannel) -> None:
-        running = begin(channel, {"name": "a"})
+        running = begin(channel, {"seconds": 0.3}, function="naps")
         ahead = [begin(channel, {"name": "b"}) for _ in range(3 * channel.takes_ahead)]
         channel.take_back()
         assert [each.answers for each in ahead] == [[None]] * len(ahead)
         assert channel.takes_ahead == (kind != "fake" and not ahead)
-        assert value(await running.end()) == {"hello": "a"}
+        assert value(await running.end()) == ["slept"]
         assert value(await call(channel, {"name": "c"})) == {"hello": "c"}
         assert channel.takes_ahead == (kind != "fake")
         channel.take_back()
