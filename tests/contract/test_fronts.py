@@ -27,6 +27,8 @@ from tests.contract.fronts.provoked import HINTED, PROVOKED, held
 from tests.contract.fronts.stand import LONG_S, Stand
 from tests.running import alive
 
+pytestmark = pytest.mark.slow  # real processes, sockets or packages: `make test`
+
 MEDIA_TYPES: dict[type, str] = {str: "text/plain; charset=utf-8", bytes: "application/octet-stream"}
 """Of results; all others are JSON."""
 

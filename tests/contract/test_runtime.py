@@ -37,6 +37,8 @@ from tests.running import (
     value,
 )
 
+pytestmark = pytest.mark.slow  # real processes, sockets or packages: `make test`
+
 Scenario = Callable[[InstanceChannel], Awaitable[None]]
 
 SOURCE = """

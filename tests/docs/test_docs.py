@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,22 +44,26 @@ KNOWN_HOSTS = {
 }
 
 
-def written_files() -> Iterator[Path]:
-    """Every text file of the project; nothing that a tool made."""
-    for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        hidden = any(part.startswith(".") and part != ".ci" for part in parts)
-        made = "__pycache__" in parts or path.name.endswith((".pyc", ".egg-info"))
-        if path.is_file() and not hidden and not made and not LEFT_OUT & set(parts):
+def written_files(directory: Path = ROOT) -> Iterator[Path]:
+    """Every text file of the project; nothing that a tool made, and no look into what it made."""
+    for path in sorted(directory.iterdir()):
+        hidden = path.name.startswith(".") and path.name != ".ci"
+        made = path.name == "__pycache__" or path.name.endswith((".pyc", ".egg-info"))
+        if hidden or made or path.name in LEFT_OUT:
+            continue
+        if path.is_dir():
+            yield from written_files(path)
+        elif path.is_file():
             yield path
 
 
-def texts() -> Iterator[tuple[str, str]]:
+@cache
+def texts() -> list[tuple[str, str]]:
+    found = []
     for path in written_files():
-        try:
-            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue
+        with suppress(UnicodeDecodeError):
+            found.append((str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")))
+    return found
 
 
 def snippets(language: str) -> list[str]:

@@ -18,6 +18,8 @@ from atlatl.errors import (
 from atlatl.stores.memory import MemoryStore
 from tests.shelf_samples import CODE, on_shelf, shelved, zipped
 
+pytestmark = pytest.mark.slow  # real processes, sockets or packages: `make test`
+
 
 def wheel(name: str, content: str) -> dict[str, bytes]:
     """A project whose requirements are a wheel inside it."""

@@ -19,6 +19,8 @@ from tests.unit.fast_fakes import LARGE, asks, fast_path, served, warm
 from tests.unit.fast_fakes import result as successful
 from tests.unit.front_fakes import FakeService, front
 
+pytestmark = pytest.mark.slow  # real processes, sockets or packages: `make test`
+
 LONG_S = 20.0
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
