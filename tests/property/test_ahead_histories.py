@@ -213,17 +213,6 @@ class AheadWorld(World):
             account = pool.lending.account
             assert account.granted == account.returned + len(out_of_it)
 
-    def nobody_waits_beside_a_free_instance(self) -> None:
-        if self.gate.lent >= self.gate.max_lent:
-            return
-        for caller in self.callers:
-            if not caller.lives or caller.waiter.deadline <= self.now:
-                continue
-            for instance in caller.pool.stock.instances:
-                free = instance.open and instance.in_flight < instance.places
-                usable = not caller.waiter.fresh or not instance.uses
-                assert not (free and usable)
-
 
 taking_back = st.tuples(st.just(AheadWorld.take_back), places, st.integers(0, 3))
 histories = st.lists(

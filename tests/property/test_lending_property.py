@@ -362,7 +362,7 @@ class World:
             if not caller.lives or caller.waiter.deadline <= self.now:
                 continue
             for instance in caller.pool.stock.instances:
-                free = instance.open and instance.in_flight < instance.capacity
+                free = instance.open and instance.in_flight < instance.places
                 usable = not caller.waiter.fresh or not instance.uses
                 assert not (free and usable)
 
