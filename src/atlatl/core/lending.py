@@ -116,6 +116,8 @@ class Lending:
         times = []
         if self.stock.not_before > now:
             times.append(self.stock.not_before)
+        elif self.stock.not_before > -math.inf and self._lacking() > 0 and self.stock.may_grow(now):
+            times.append(now)  # the start was put off until a moment that has just passed
         if self.settings.max_wait_s:
             oldest = min(self._waiting.oldest_since(), self._fresh.oldest_since())
             times.append(oldest + self.settings.max_wait_s)
