@@ -628,6 +628,21 @@ def test_d92_health_checks_apply_both_thresholds():
     assert instance.leaving
 
 
+def test_a_start_that_was_put_off_is_due_however_late_one_looks():
+    rig = Rig(max_size=2).warm(1)
+    busy(rig)
+    rig.memory_left = False
+    waits = rig.ask()
+    rig.memory_left = True
+    rig.now += BLOCKED_RETRY_S
+    # Whoever sets the alarm anew at this moment must not forget the one that is due.
+    assert rig.lending.wake_at(rig.now) == rig.now
+    rig.wake(rig.now)
+    assert waits.waits
+    assert len(rig.to_start) == 1
+    assert rig.lending.wake_at(rig.now) is None
+
+
 def test_d37_a_start_that_memory_forbids_is_refused_when_nothing_else_serves():
     rig = Rig()
     rig.memory_left = False
