@@ -122,6 +122,21 @@ def test_an_id_is_accepted_once(run: Run) -> None:
     run(work)
 
 
+def test_one_that_is_taken_among_many_is_refused_alone(run: Run) -> None:
+    async def work(store: Store) -> None:
+        await store.claim_execution(claim("e-3"))
+        entries = [queued(f"e-{n}", payload=Event(value=LARGE[:n])) for n in range(70)]
+        answers = await asyncio.gather(
+            *(store.queue.enqueue(accepted(entry), entry) for entry in entries)
+        )
+        assert answers == [None] * 3 + [claim("e-3")] + [None] * 66
+        assert {(one.call.execution_id, one.call.payload) for one in await lease(store, 99)} == {
+            (one.call.execution_id, one.call.payload) for one in entries[:3] + entries[4:]
+        }
+
+    run(work)
+
+
 def test_an_id_that_another_call_took_is_not_accepted(run: Run) -> None:
     async def work(store: Store) -> None:
         await store.claim_execution(claim())
@@ -303,6 +318,53 @@ def test_a_thousand_wake_at_once(run: Run) -> None:
 
 
 # --- the end ---
+
+
+@pytest.mark.parametrize("odd", ["", "lost", "dead", "told", "moved", "large", "twice", "gone"])
+def test_each_of_many_that_end_at_once_ends_as_it_would_alone(run: Run, odd: str) -> None:
+    """Among plain ones there is one that has something about it."""
+
+    async def work(store: Store) -> None:
+        small, large = Event(value=1), Event(value=LARGE)
+        entries = [
+            queued(f"e-{n}", lease=1, payload=large if (odd, n) == ("large", 2) else small)
+            for n in range(5)
+        ]
+        await enqueue(store, *entries)
+        ends = [ended(entry, success(b"%d" % n)) for n, entry in enumerate(entries)]
+        callback = None
+        if odd == "moved":
+            ends[2] = ended(entries[2], success(b"2"), task_id="t-2")
+        if odd == "told":
+            callback = Callback("e-2", "https://example.org", "", "", ready_at=20.0)
+        if odd == "gone":
+            assert await store.queue.settle(ends[2], 1)
+        wanted = [True] * 5
+        wanted[2] = odd not in ("lost", "gone")
+        asked = [
+            store.queue.settle(
+                end,
+                2 if (odd, n) == ("lost", 2) else 1,
+                died_at=20.0 if (odd, n) == ("dead", 2) else None,
+                callback=callback if n == 2 else None,
+            )
+            for n, end in enumerate(ends)
+        ]
+        if odd == "twice":
+            asked.append(store.queue.settle(ends[2], 1))
+            wanted.append(False)
+        assert await asyncio.gather(*asked) == wanted
+        kept = {end.execution.execution_id: end for end in ends}
+        if odd == "lost":
+            kept["e-2"] = accepted(entries[2])
+        for execution_id, record in kept.items():
+            assert plain(await store.execution(execution_id)) == plain(record)
+        assert await depth(store) == {"lost": {"leased": 1}, "dead": {"dead": 1}}.get(odd, {})
+        assert [one.execution_id for one in await store.queue.callbacks(now=99.0, limit=9)] == (
+            ["e-2"] if odd == "told" else []
+        )
+
+    run(work)
 
 
 @pytest.mark.parametrize("payload", [b"small", LARGE])

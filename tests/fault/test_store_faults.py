@@ -85,7 +85,7 @@ def test_a_crash_at_any_statement_or_disk_call_leaves_the_old_or_the_new(tmp_pat
 def test_a_failure_of_the_nth_statement_leaves_the_old_or_the_new(
     tmp_path: Path, once: bool
 ) -> None:
-    assert fail_at_each_statement(DEPLOYS, tmp_path, once=once) > 40
+    assert fail_at_each_statement(DEPLOYS, tmp_path, once=once) > 30
 
 
 def test_a_full_disk_at_the_nth_fsync_leaves_the_old_or_the_new(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_group_is_one_commit_and_one_wake_up(
         blocked.set()
         await asyncio.gather(holding, *waiting)
         assert commits.count("COMMIT") == woken == 2
-        assert commits.count("SAVEPOINT operation") == 401
+        assert commits.count("SAVEPOINT operation") == 0
 
     with_sqlite(tmp_path, work)
 

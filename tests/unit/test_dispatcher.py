@@ -10,8 +10,11 @@ from msgspec.structs import replace
 
 from atlatl.core.following import MAX_RECOVERIES
 from atlatl.engine.acceptance import Acceptance
+from atlatl.engine.attempts import GIVES_WAY_S
 from atlatl.engine.dispatcher import Dispatcher
 from atlatl.engine.ledger import LEASE_S
+from atlatl.engine.lines import AHEAD_S, MAX_AHEAD, PACE_S, Line
+from atlatl.engine.pool import InstancePool
 from atlatl.errors import Conflict, Draining, InvalidRequest, QueueFull, TaskNotFound
 from atlatl.events import AttemptFailed, ExecutionAccepted, ExecutionDied, ExecutionFinished
 from atlatl.model import Call, Event, Execution, ExecutionStatus, Mode
@@ -114,6 +117,40 @@ async def test_what_there_is_no_room_for_waits_in_the_store_and_never_in_the_poo
     assert (stats.in_use, stats.waiting) == (2, 0)
     assert {(await it.end_of(one)).status for one in ids} == {DONE}
     assert len(it.attempts) == 10
+
+
+@pytest.mark.parametrize(("short", "beside"), [(True, 2), (False, 8)])
+@virtual
+async def test_short_executions_give_way_to_calls_that_somebody_waits_for(
+    monkeypatch: pytest.MonkeyPatch, short: bool, beside: int
+) -> None:
+    monkeypatch.setattr(InstancePool, "few", property(lambda _: 2 if short else None))
+    it = await durable(pool={"max_size": 8})
+    other = it.house.deploy("other")
+    await asyncio.gather(*(it.submit(0.01) for _ in range(500)))
+    pool = it.house.deployed.pool
+
+    async def most(seconds: float, *, calling: bool) -> int:
+        """Executions of the queue at once, with a call of another task every 10 ms or none."""
+        found, end = 0, it.house.clock() + seconds
+        while it.house.clock() < end:
+            if calling:
+                assert (await it.house.run(s=0.009, task_name="other")).status is DONE
+            await asyncio.sleep(0.001)
+            found = max(found, pool.stats().in_use)
+        return found
+
+    assert await most(0.2, calling=False) == 8
+    await it.house.run(task_name="other")  # an instance of it is up
+    await most(0.05, calling=True)
+    assert await most(0.2, calling=True) == beside
+    await asyncio.sleep(GIVES_WAY_S)
+    assert await most(0.2, calling=False) == 8
+    assert other.pool.stats().in_use == 0
+    while it.dispatcher.pending:
+        await asyncio.sleep(0.1)
+    ended = [event for event in it.told(ExecutionFinished) if event.task_name == "task"]
+    assert len(ended) == 500
 
 
 @virtual
@@ -346,3 +383,26 @@ async def test_a_new_version_runs_what_waited() -> None:
     execution_id = await it.submit(0.0, not_before=it.house.clock() + 10)
     it.house.deployed.task = replace(it.house.deployed.task, version=7)
     assert (await it.end_of(execution_id)).version == 7
+
+
+def test_a_line_leases_ahead_what_its_task_does_in_a_while() -> None:
+    line, now = Line("task"), 100.0
+
+    def work(pace: float, seconds: float) -> None:
+        nonlocal now
+        for _ in range(round(pace * seconds)):
+            now += 1 / pace
+            line.running += 1
+            line.note_end(now)
+
+    assert line.appetite(2) == 2
+    work(400.0, 2 * PACE_S)
+    ahead = round(400 * AHEAD_S)
+    assert line.appetite(2) == pytest.approx(2 + ahead, abs=1)
+    assert line.appetite(2, 5) == 7
+    work(100_000.0, 2 * PACE_S)
+    assert line.appetite(2) == 2 + MAX_AHEAD
+    line.look(now + 10.0)  # nothing has ended for long
+    line.look(now + 20.0)
+    assert line.appetite(2) == 2
+    assert line.running == 0

@@ -92,11 +92,18 @@ class Lending:
 
         Short calls are handed ahead to a few instances; as many as fill those are enough.
         """
-        settings = self.settings
+        settings, few = self.settings, self.few
         capacity = settings.max_size * settings.max_concurrent_requests
-        if self._ahead is not None and self._ahead.on:
-            capacity = max(capacity, min(self._ahead.spread, settings.max_size) * self.stock.places)
+        if few is not None:
+            capacity = max(capacity, few * self.stock.places)
         return capacity - self.leased - self.waiting
+
+    @property
+    def few(self) -> int | None:
+        """Instances that do all the work while calls are handed ahead; None: they are not."""
+        if self._ahead is None or not self._ahead.on:
+            return None
+        return min(self._ahead.spread, self.settings.max_size)
 
     def load(self) -> Load:
         settings, instances = self.settings, self.stock.instances

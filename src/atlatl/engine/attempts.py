@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from atlatl.core.following import Again, Later, after_attempt
+from atlatl.engine.lines import MAX_AHEAD
 from atlatl.errors import AtlatlError, Draining, InternalFailure, TimedOutWaiting
 from atlatl.model import Execution, Queued, failed
 from atlatl.settings import RetrySettings
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 ROOM_WITHOUT_TASK = 16
 """Executions of a task that is gone end at once; so many at a time."""
+GIVES_WAY_S = 0.02
+"""So long after a call that somebody waits for began, durable executions give way to such calls."""
+AHEAD_GIVING_WAY = 8
+"""Leased ahead meanwhile; see `lines.MAX_AHEAD`."""
 
 
 class Attempts:
@@ -76,11 +81,25 @@ class Attempts:
         """How many more to lease."""
         if self._draining or line.resume_at > self._clock():
             return 0
-        return line.appetite(self._room(line))
+        most = AHEAD_GIVING_WAY if self._gives_way() else MAX_AHEAD
+        return line.appetite(self._room(line), most)
 
     def _room(self, line: Line) -> int:
+        """How many more could begin now.
+
+        Short ones go in batches, and a call that somebody waits for would find one before it in
+        each turn of the event loop. So while there are such calls, few begin at a time.
+        """
         deployed = self._registry.find_name(line.name)
-        return ROOM_WITHOUT_TASK if deployed is None else deployed.pool.room
+        if deployed is None:
+            return ROOM_WITHOUT_TASK
+        room, few = deployed.pool.room, deployed.pool.few
+        if few is not None and self._gives_way():
+            return min(room, few - line.running)
+        return room
+
+    def _gives_way(self) -> bool:
+        return self._clock() < self._manager.called_at + GIVES_WAY_S
 
     def line_up(self, held: Held) -> None:
         """Has it begin in its turn."""
@@ -112,6 +131,7 @@ class Attempts:
             self.expire(held)
             return
         held.tried_at = now
+        self._lines.of(queued.call.task_name).running += 1
         ticket = self._manager.attempt(
             queued.call,
             partial(self._ended, held),
@@ -129,7 +149,7 @@ class Attempts:
         assert outcome is not None
         queued = held.queued
         line = self._lines.of(queued.call.task_name)
-        line.ended += 1
+        line.note_end(self._clock())
         if isinstance(outcome.error, Draining):
             self._resume(held, outcome.error, cut_off=record.started_at is not None)
             return

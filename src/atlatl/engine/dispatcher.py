@@ -279,7 +279,7 @@ class Dispatcher:
         now, steady = self._clock(), self._steady()
         self._tick_at = now + TICK_S
         for line in self._lines:
-            line.pace, line.ended = line.ended / TICK_S, 0
+            line.look(now)
         self._lines.forget_empty()
         if now >= self._beat_at:
             self._beat_at = now + BEAT_S

@@ -20,6 +20,8 @@ AHEAD_S = 0.05
 """So much of a task's work is leased before there is room for it, or its instances would wait
 for the disk."""
 MAX_AHEAD = 64
+PACE_S = 0.05
+"""How fast a task works is looked at so often."""
 
 
 class Line:
@@ -30,14 +32,14 @@ class Line:
         delayed: those whose time has not come, counted by the store, and since then.
         stored: whether the store may have ready ones.
         coming: being accepted with a lease, and so counted among those in line.
+        running: attempts that have begun, or wait for an instance.
         resume_at: monotonic; none is begun before.
-        ended: attempts that ended since the last beat, and `pace` in the second before it.
         feeding: attempts are being begun, further up in the stack.
     """
 
     __slots__ = (
-        "_ahead", "_number", "coming", "delayed", "depth", "ended", "feeding", "name", "pace",
-        "resume_at", "stored",
+        "_ahead", "_ended", "_number", "_pace", "_paced_at", "coming", "delayed", "depth",
+        "feeding", "name", "resume_at", "running", "stored",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -46,10 +48,11 @@ class Line:
         self.delayed = 0
         self.stored = False
         self.coming = 0
+        self.running = 0
         self.resume_at = 0.0
-        self.ended = 0
-        self.pace = 0.0
         self.feeding = False
+        self._ended = 0
+        self._pace = self._paced_at = 0.0
         self._ahead: list[tuple[float, int, Held]] = []
         self._number = count()
 
@@ -77,9 +80,22 @@ class Line:
         self._ahead.clear()
         return held
 
-    def appetite(self, room: int) -> int:
+    def note_end(self, now: float) -> None:
+        """An attempt is over."""
+        self.running -= 1
+        self._ended += 1
+        self.look(now)
+
+    def look(self, now: float) -> None:
+        """Takes how many have ended since the last look as the pace, unless that was just now."""
+        since = now - self._paced_at
+        if since >= PACE_S:
+            self._pace = self._ended / since
+            self._ended, self._paced_at = 0, now
+
+    def appetite(self, room: int, most_ahead: int = MAX_AHEAD) -> int:
         """How many more to lease when `room` could begin; not a few at a time."""
-        ahead = min(MAX_AHEAD, int(self.pace * AHEAD_S))
+        ahead = min(most_ahead, int(self._pace * AHEAD_S))
         lacking = max(0, room) + ahead - len(self._ahead) - self.coming
         return lacking if lacking > ahead // 2 else 0
 

@@ -99,6 +99,8 @@ class TaskExecutionManager:
         self._working: dict[Ticket, None] = {}
         self._draining = False
         self._drain_s = 0.0
+        self.called_at = -math.inf
+        """When somebody last made a call that is waited for; monotonic."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -113,7 +115,7 @@ class TaskExecutionManager:
             on_chunk: gets the items of a generator handler, one by one; each has to be
                 answered by `Ticket.credit`.
         """
-        now = self._clock()
+        self.called_at = now = self._clock()
         ticket = Ticket(self, call, finished, on_chunk, now, self._wall())
         try:
             self._prepare(ticket, now)

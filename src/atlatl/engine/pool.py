@@ -282,6 +282,11 @@ class InstancePool:
         """Calls that it could take besides those lent and waiting, when grown to its most."""
         return self._lending.room
 
+    @property
+    def few(self) -> int | None:
+        """Instances that do all the work while calls are handed ahead; None: they are not."""
+        return self._lending.few
+
     def stats(self) -> PoolStats:
         """Everything is read off the instances and the account at this moment."""
         account, stock, now = self._lending.account, self._lending.stock, self._clock()

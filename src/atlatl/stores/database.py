@@ -15,8 +15,9 @@ import msgspec
 
 from atlatl.errors import StoreUnavailable
 from atlatl.stores.statements import migrations
-from atlatl.stores.writer import After, BatchWriter, Operation
+from atlatl.stores.writer import After, BatchWriter, Joint, Operation
 
+I = TypeVar("I")  # noqa: E741 - as in the writer
 T = TypeVar("T")
 
 # sqlite.org: fileformat.html#the_database_header
@@ -81,6 +82,8 @@ def connect(database: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What a statement may have to undo; a file of its own for that costs more than its work.
+        connection.execute("PRAGMA temp_store = MEMORY")
     except BaseException:
         connection.close()
         raise
@@ -168,6 +171,11 @@ class Database:
         """As `BatchWriter.run`, with all troubles as StoreUnavailable."""
         with troubles_of(self._path):
             return await self.writer.run(operation, after)
+
+    async def commit_joint(self, work: Joint[I, T], item: I, after: After[T] | None = None) -> T:
+        """As `BatchWriter.run_joint`, with all troubles as StoreUnavailable."""
+        with troubles_of(self._path):
+            return await self.writer.run_joint(work, item, after)
 
     async def query(self, query: Operation[T]) -> T:
         """Runs `query` in the reading thread; raises StoreUnavailable."""

@@ -14,7 +14,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from atlatl.stores.execution_rows import (
     outcome_json,
 )
 from atlatl.stores.files import BlobFiles
+from atlatl.stores.many_rows import execute_rows
 
 log = logging.getLogger(__name__)
 
 INLINE_BYTES = 65_536
-PUT_AT_ONCE = 64
 PRUNED_AT_ONCE = 500
 """Rows that one transaction removes, so that no other writer waits long behind it."""
 
@@ -43,8 +43,16 @@ _COLUMNS = (
     "trace_id", "metadata", "fingerprint", "interrupted", "promised", "outcome", "n_bytes",
     "result_file", "output_file", "result", "output",
 )  # fmt: skip
-"""In the order of `put_executions`."""
-_PLACES = f"({', '.join('?' * len(_COLUMNS))})"
+"""In the order of `claim_executions` and `put_executions`."""
+_END_COLUMNS = (
+    "execution_id", "function_name", "status", "attempt", "started_at", "completed_at", "queue_s",
+    "instance_id", "version", "cold_start", "trace_id", "interrupted", "promised", "outcome",
+    "n_bytes", "result_file", "output_file", "result", "output",
+)  # fmt: skip
+"""In the order of `end_executions`."""
+
+
+Row = dict[str, Any]
 
 
 @dataclass
@@ -119,29 +127,25 @@ class ExecutionTable:
         named = connection.execute(self._sql["output_files"])
         self._files.sweep({row["checksum"] for row in named})
 
-    def claim(self, connection: sqlite3.Connection, row: dict[str, Any]) -> bool:
-        """False when the id is taken."""
-        return connection.execute(self._sql["claim_execution"], row).rowcount > 0
+    def claim(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool] | None:
+        """False for a row whose id is taken; None when that is one of several."""
+        n_claimed = execute_rows(connection, self._sql["claim_executions"], _in(_COLUMNS, rows))
+        if n_claimed < len(rows):
+            return [False] if len(rows) == 1 else None
+        return [True] * len(rows)
 
     def put(self, connection: sqlite3.Connection, batch: Batch) -> None:
-        """Writes records, many in one statement.
-
-        After each statement the thread has to wait for its turn with the interpreter, up to some
-        milliseconds while the event loop is busy: a statement for each record would take all the
-        time that the thread has.
-        """
+        """Writes records."""
         self.publish(batch)
-        rows = [tuple(map(row.__getitem__, _COLUMNS)) for row in batch.rows]
-        for start in range(0, len(rows), PUT_AT_ONCE):
-            some = rows[start : start + PUT_AT_ONCE]
-            places = ", ".join([_PLACES] * len(some))
-            statement = self._sql["put_executions"].replace(":rows", places)
-            connection.execute(statement, list(chain.from_iterable(some)))
+        execute_rows(connection, self._sql["put_executions"], _in(_COLUMNS, batch.rows))
 
-    def end(self, connection: sqlite3.Connection, batch: Batch) -> None:
+    def end(self, connection: sqlite3.Connection, batches: Iterable[Batch]) -> None:
         """Writes ends into records that are there."""
-        self.publish(batch)
-        connection.executemany(self._sql["end_execution"], batch.rows)
+        rows: list[Row] = []
+        for batch in batches:
+            self.publish(batch)
+            rows += batch.rows
+        execute_rows(connection, self._sql["end_executions"], _in(_END_COLUMNS, rows))
 
     def reopen(self, connection: sqlite3.Connection, entry: sqlite3.Row) -> set[str]:
         """Makes an ended execution PENDING again; returns the files of its end."""
@@ -267,6 +271,12 @@ class ExecutionTable:
             "limit": limit,
         }
         return [execution_of(row) for row in connection.execute(self._sql["executions"], values)]
+
+
+def _in(columns: Sequence[str], rows: Iterable[Row]) -> list[tuple[Any, ...]]:
+    """The values of rows in the order of the columns."""
+    values = itemgetter(*columns)
+    return [values(row) for row in rows]
 
 
 def call_files(rows: Iterable[sqlite3.Row]) -> set[str]:

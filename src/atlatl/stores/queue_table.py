@@ -8,19 +8,27 @@ files beside those of results and output, and live by the same rules.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from msgspec.structs import asdict
 
 from atlatl.model import Callback, Outcome
 from atlatl.stores.execution_rows import outcome_json
-from atlatl.stores.execution_table import Batch, ExecutionTable, call_files
+from atlatl.stores.execution_table import Batch, ExecutionTable, Row, call_files
+from atlatl.stores.many_rows import execute_rows
 
 MOVED_AT_ONCE = 500
 """Rows that one transaction wakes or removes, so that no other writer waits long behind it."""
 
 Rows = list[sqlite3.Row]
+
+_ENTRY = itemgetter(
+    "execution_id", "task_name", "state", "turn", "queued_at", "ready_at", "expires_at", "attempt",
+    "failures", "recoveries", "lease", "task_id", "call_file", "call",
+)  # fmt: skip
+"""The values of an entry in the order of `enqueue`."""
 
 
 class QueueTable:
@@ -30,13 +38,17 @@ class QueueTable:
         self._executions = executions
         self._sql = sql
 
-    def enqueue(self, connection: sqlite3.Connection, record: dict[str, Any], entry: Batch) -> bool:
-        """False when the id is taken."""
-        if not self._executions.claim(connection, record):
-            return False
-        self._executions.publish(entry)
-        connection.execute(self._sql["enqueue"], entry.rows[0])
-        return True
+    def enqueue(
+        self, connection: sqlite3.Connection, entries: Sequence[tuple[Row, Batch]]
+    ) -> Sequence[bool] | None:
+        """False for an entry whose id is taken; None when that is one of several."""
+        claimed = self._executions.claim(connection, [record for record, _ in entries])
+        if claimed and all(claimed):
+            for _, entry in entries:
+                self._executions.publish(entry)
+            rows = [_ENTRY(entry.rows[0]) for _, entry in entries]
+            execute_rows(connection, self._sql["enqueue"], rows)
+        return claimed
 
     def lease(
         self, connection: sqlite3.Connection, wanted: Mapping[str, int], now: float, until: float
@@ -64,6 +76,26 @@ class QueueTable:
         connection.execute(self._sql["note_attempt"], values)
         return True
 
+    def settle_plain(
+        self, connection: sqlite3.Connection, ends: Sequence[tuple[Batch, int]]
+    ) -> Sequence[set[str] | None] | None:
+        """As `settle`, for ends that no dead letter and no callback follows, with their leases.
+
+        None when one of several is not the latest, or not as plain as it seemed.
+        """
+        if len(ends) == 1:
+            ((end, lease),) = ends
+            return [self.settle(connection, end, lease, None, None)]
+        rows = [
+            (record["execution_id"], lease, record["task_id"])
+            for end, lease in ends
+            for record in end.rows
+        ]
+        if execute_rows(connection, self._sql["remove_many_leased"], rows) < len(ends):
+            return None
+        self._executions.end(connection, [end for end, _ in ends])
+        return [set() for _ in ends]
+
     def settle(
         self,
         connection: sqlite3.Connection,
@@ -84,7 +116,7 @@ class QueueTable:
         gone = self._fetch(connection, "bury_leased" if dies else "remove_leased", held)
         if not gone:
             return None
-        self._executions.end(connection, end)
+        self._executions.end(connection, [end])
         if gone[0]["task_id"] != record["task_id"]:
             connection.execute(self._sql["end_at_task"], record)
         if callback is not None:

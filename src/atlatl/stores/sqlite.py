@@ -148,7 +148,7 @@ class SqliteStore:
 
     async def claim_execution(self, record: ExecutionRecord) -> ExecutionRecord | None:
         row = execution_row(record)
-        while not await self._database.commit(lambda c: self._executions.claim(c, row)):
+        while not await self._database.commit_joint(self._executions.claim, row):
             taken = await self.execution(record.execution.execution_id)
             if taken is not None:  # else it was forgotten in between
                 return taken

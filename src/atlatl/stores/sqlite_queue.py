@@ -71,9 +71,9 @@ class SqliteQueue:
         Raises:
             InvalidRequest: the call has a value that cannot be kept.
         """
-        kept, entry = execution_row(record, QUEUED), await self._entry(queued)
+        row, entry = execution_row(record, QUEUED), await self._entry(queued)
         try:
-            while not await self._database.commit(lambda c: self._table.enqueue(c, kept, entry)):
+            while not await self._database.commit_joint(self._table.enqueue, (row, entry)):
                 taken = await self._stored(record.execution.execution_id)
                 if taken is not None:  # else it was forgotten in between
                     return taken
@@ -128,9 +128,14 @@ class SqliteQueue:
         with troubles_of(self._files.directory):
             end = await self._executions.prepare_end(record, promised)
         try:
-            files = await self._database.commit(
-                lambda c: self._table.settle(c, end, lease, died_at, callback), self._remove
-            )
+            if died_at is None and callback is None:
+                files = await self._database.commit_joint(
+                    self._table.settle_plain, (end, lease), self._remove
+                )
+            else:
+                files = await self._database.commit(
+                    lambda c: self._table.settle(c, end, lease, died_at, callback), self._remove
+                )
         finally:
             end.discard()
         return files is not None

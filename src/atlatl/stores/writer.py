@@ -2,7 +2,9 @@
 
 While one group waits for the disk, the next one gathers. A lone operation is
 committed at once; under load the cost of the disk is shared by up to
-`BATCH_LIMIT` operations.
+`BATCH_LIMIT` operations, and so is the cost of a statement by those of one kind:
+after each the thread has to wait for its turn with the interpreter, up to some
+milliseconds while the event loop is busy.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from atlatl.errors import StoreUnavailable
 
+I = TypeVar("I")  # noqa: E741 - what an operation is about
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
+Joint = Callable[[sqlite3.Connection, Sequence[I]], Sequence[T] | None]
+"""Does the same to several items: a value for each, or None when they have to be done one by one.
+What it did before it gave None is undone. A single item can always be done."""
 After = Callable[[sqlite3.Connection, T], None]
 
 log = logging.getLogger(__name__)
@@ -31,16 +37,21 @@ BATCH_S = 0.002
 """Age at which a group is committed although more operations keep coming."""
 
 
+class _Apart(Exception):
+    """Operations of one kind cannot be done together."""
+
+
 @dataclass
 class _Job:
-    operation: Operation[Any]
+    work: Joint[Any, Any]
+    item: Any
     future: asyncio.Future[Any]
     after: After[Any] | None = None
     value: Any = None
     error: Exception | None = None
 
     def run(self, connection: sqlite3.Connection) -> None:
-        self.value, self.error = self.operation(connection), None
+        _do(connection, self.work, [self])
 
     def follow(self, connection: sqlite3.Connection) -> None:
         if self.after is None or self.error is not None:
@@ -77,7 +88,7 @@ class BatchWriter:
     async def open(self) -> None:
         """Starts the thread; raises what `connect` raises, and has to be closed even then."""
         self._loop, self._closing = asyncio.get_running_loop(), False
-        ready = _Job(lambda _: None, self._loop.create_future())
+        ready = _Job(lambda *_: None, None, self._loop.create_future())
         self._thread = threading.Thread(
             target=self._main, args=(ready,), name="atlatl-store-writer"
         )
@@ -89,7 +100,8 @@ class BatchWriter:
 
         An operation that raises is undone and fails alone. It may be run a second time after a
         failed group, so its effects outside the database have to bear repetition. A caller
-        that is cancelled does not stop it.
+        that is cancelled does not stop it. Those that nobody has been answered yet may be run in
+        any order.
 
         Args:
             operation: what is to be done.
@@ -100,9 +112,22 @@ class BatchWriter:
         Raises:
             StoreUnavailable: the writer is closed.
         """
+        return await self._done(lambda c, _: (operation(c),), None, after)
+
+    async def run_joint(self, work: Joint[I, T], item: I, after: After[T] | None = None) -> T:
+        """As `run`, for an operation that is done together with others of its kind.
+
+        Args:
+            work: the same, or an equal one, for all of a kind.
+            item: what it is done to.
+            after: as for `run`.
+        """
+        return await self._done(work, item, after)
+
+    async def _done(self, work: Joint[Any, T], item: Any, after: After[T] | None) -> T:
         if self._thread is None:
             raise StoreUnavailable("the store is closed: open it before using it")
-        job = _Job(operation, self._loop.create_future(), after)
+        job = _Job(work, item, self._loop.create_future(), after)
         self._inbox.put(job)
         value: T = await job.future
         return value
@@ -126,43 +151,40 @@ class BatchWriter:
             while not self._closing and (first := self._inbox.get()) is not None:
                 self._answer(self._write(connection, first))
 
-    def _waiting(self) -> Iterator[_Job]:
-        """Yields what has gathered, until the group is large or old enough."""
-        old_at = time.monotonic() + BATCH_S
-        for _ in range(BATCH_LIMIT - 1):
-            try:
-                job = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            if job is None:
-                self._closing = True
-                return
-            yield job
-            if time.monotonic() >= old_at:
-                return
-
     def _write(self, connection: sqlite3.Connection, first: _Job) -> list[_Job]:
-        batch = [first]
+        """Commits what has gathered, and what gathers meanwhile: the group that it returns."""
+        old_at = time.monotonic() + BATCH_S
+        some = [first, *self._waiting(BATCH_LIMIT - 1)]
+        group = some.copy()
         try:
             _begin(connection)
-            _attempt(connection, first)
-            for job in self._waiting():
-                batch.append(job)
-                _attempt(connection, job)
+            while some:
+                _together(connection, some)
+                some = [] if time.monotonic() >= old_at else self._waiting(BATCH_LIMIT - len(group))
+                group += some
             connection.execute("COMMIT")
         except Exception:
-            # Some failures, a full disk among them, undo the whole transaction. Whose fault it
-            # was is only known by trying each operation by itself.
-            for job in batch:
-                _alone(connection, job)
+            # One of them failed, or the disk did. Which, only trying each by itself tells.
+            _apart(connection, group)
         else:
-            for job in batch:
+            for job in group:
                 job.follow(connection)
-        return batch
+        return group
 
-    def _answer(self, batch: list[_Job]) -> None:
+    def _waiting(self, most: int) -> list[_Job]:
+        jobs: list[_Job] = []
+        with contextlib.suppress(queue.Empty):
+            while len(jobs) < most and not self._closing:
+                job = self._inbox.get_nowait()
+                if job is None:
+                    self._closing = True
+                else:
+                    jobs.append(job)
+        return jobs
+
+    def _answer(self, group: list[_Job]) -> None:
         def resolve() -> None:
-            for job in batch:
+            for job in group:
                 job.resolve()
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -177,6 +199,39 @@ def _begin(connection: sqlite3.Connection) -> None:
 def _rollback(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         connection.execute("ROLLBACK")
+
+
+def _do(connection: sqlite3.Connection, work: Joint[Any, Any], jobs: Sequence[_Job]) -> None:
+    values = work(connection, [job.item for job in jobs])
+    if values is None:
+        raise _Apart
+    for job, value in zip(jobs, values, strict=True):
+        job.value, job.error = value, None
+
+
+def _together(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
+    """Runs operations, those of one kind as one; raises when one of them fails."""
+    kinds: dict[Joint[Any, Any], list[_Job]] = {}
+    for job in jobs:
+        kinds.setdefault(job.work, []).append(job)
+    for work, same in kinds.items():
+        _do(connection, work, same)
+
+
+def _apart(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
+    """Runs operations in one transaction of which each can fail alone."""
+    try:
+        _begin(connection)
+        for job in jobs:
+            _attempt(connection, job)
+        connection.execute("COMMIT")
+    except Exception:
+        # Some failures, a full disk among them, undo the whole transaction.
+        for job in jobs:
+            _alone(connection, job)
+    else:
+        for job in jobs:
+            job.follow(connection)
 
 
 def _attempt(connection: sqlite3.Connection, job: _Job) -> None:

@@ -2,12 +2,11 @@
 -- `queue_line` and read all of a state.
 
 -- name: enqueue
+-- `:rows` stands for the values, here and below.
 INSERT INTO queue
     (execution_id, task_name, state, turn, queued_at, ready_at, expires_at, attempt, failures,
-     recoveries, lease, leased_until, died_at, task_id, call_file, call)
-VALUES
-    (:execution_id, :task_name, :state, :turn, :queued_at, :ready_at, :expires_at, :attempt, :failures,
-     :recoveries, :lease, NULL, NULL, :task_id, :call_file, :call);
+     recoveries, lease, task_id, call_file, call)
+VALUES :rows;
 
 -- name: lease_next
 -- Equal turns go by id, so that the order is the same whatever the rows went through.
@@ -55,6 +54,14 @@ UPDATE executions SET attempt = :attempt WHERE execution_id = :execution_id;
 DELETE FROM queue WHERE execution_id = :execution_id AND lease = :lease AND state = 'leased'
 RETURNING task_id, call_file;
 
+-- name: remove_many_leased
+-- Id, lease and task; only those that leave no file behind. By way of a join, because a list of
+-- rows makes the planner read the whole table.
+DELETE FROM queue WHERE execution_id IN (
+    WITH ended AS (VALUES :rows)
+    SELECT execution_id FROM ended CROSS JOIN queue ON execution_id = column1
+    WHERE lease = column2 AND task_id = column3 AND +state = 'leased' AND call_file IS NULL);
+
 -- name: bury_leased
 UPDATE queue SET
     state = 'dead',
@@ -64,28 +71,29 @@ UPDATE queue SET
 WHERE execution_id = :execution_id AND lease = :lease AND state = 'leased'
 RETURNING task_id, call_file;
 
--- name: end_execution
+-- name: end_executions
 -- What was fixed when it was accepted stays, its fingerprint among that.
 UPDATE executions SET
-    function_name = iif(:function_name = '', function_name, :function_name),
-    status = :status,
-    attempt = :attempt,
-    started_at = :started_at,
-    completed_at = :completed_at,
-    queue_s = :queue_s,
-    instance_id = :instance_id,
-    version = :version,
-    cold_start = :cold_start,
-    trace_id = iif(:trace_id = '', trace_id, :trace_id),
-    interrupted = :interrupted,
-    promised = :promised,
-    outcome = :outcome,
-    n_bytes = :n_bytes,
-    result_file = :result_file,
-    output_file = :output_file,
-    result = :result,
-    output = :output
-WHERE execution_id = :execution_id;
+    function_name = iif(column2 = '', function_name, column2),
+    status = column3,
+    attempt = column4,
+    started_at = column5,
+    completed_at = column6,
+    queue_s = column7,
+    instance_id = column8,
+    version = column9,
+    cold_start = column10,
+    trace_id = iif(column11 = '', trace_id, column11),
+    interrupted = column12,
+    promised = column13,
+    outcome = column14,
+    n_bytes = column15,
+    result_file = column16,
+    output_file = column17,
+    result = column18,
+    output = column19
+FROM (VALUES :rows)
+WHERE execution_id = column1;
 
 -- name: end_at_task
 -- Apart, because `task_id` is in an index and hardly ever another one than at acceptance.

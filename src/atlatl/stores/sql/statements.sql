@@ -84,19 +84,17 @@ WHERE checksum = :checksum AND checksum NOT IN (SELECT checksum FROM artifacts);
 -- At open nothing is being deployed, so bytes without an artifact are left-overs of a crash.
 DELETE FROM blobs WHERE checksum NOT IN (SELECT checksum FROM artifacts);
 
--- name: claim_execution
+-- name: claim_executions
+-- `:rows` stands for the values, here and below.
 INSERT INTO executions
     (execution_id, task_id, task_name, function_name, mode, status, attempt, queued_at, started_at,
      completed_at, queue_s, instance_id, version, cold_start, trace_id, metadata, fingerprint,
      interrupted, promised, outcome, n_bytes, result_file, output_file, result, output)
-VALUES
-    (:execution_id, :task_id, :task_name, :function_name, :mode, :status, :attempt, :queued_at, :started_at,
-     :completed_at, :queue_s, :instance_id, :version, :cold_start, :trace_id, :metadata, :fingerprint,
-     :interrupted, :promised, :outcome, :n_bytes, :result_file, :output_file, :result, :output)
+VALUES :rows
 ON CONFLICT (execution_id) DO NOTHING;
 
 -- name: put_executions
--- What the queue holds is the queue's to change. `:rows` stands for the values.
+-- What the queue holds is the queue's to change.
 INSERT OR REPLACE INTO executions
     (execution_id, task_id, task_name, function_name, mode, status, attempt, queued_at, started_at,
      completed_at, queue_s, instance_id, version, cold_start, trace_id, metadata, fingerprint,
