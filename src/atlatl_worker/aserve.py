@@ -118,7 +118,7 @@ class AsyncServer(asyncio.BufferedProtocol):
         elif frame.kind == wire.PING:
             self._send(wire.encode(wire.PONG, frame.request_id))
         elif running is not None and frame.kind == wire.CREDIT:
-            running.credit(wire.credit_of(frame))
+            running.credit(wire.amount_of(frame))
         elif running is not None and frame.kind == wire.CANCEL:
             # In the next turn: a task that is cancelled before its first step never answers.
             self._loop.call_soon(running.cancel)

@@ -11,6 +11,7 @@ from typing import Any
 
 from atlatl_worker import binding, faults, results, wire
 from atlatl_worker.api import Context
+from atlatl_worker.confine import BODIES_FD
 from atlatl_worker.loading import Assignment, Function, Program
 from atlatl_worker.output import Capture
 
@@ -21,12 +22,15 @@ OUTPUT_FD = 4
 class Started:
     """A call that runs."""
 
-    __slots__ = ("arguments", "began", "capture", "context", "environment", "named", "target")
+    __slots__ = (
+        "ahead", "arguments", "began", "capture", "context", "environment", "named", "target",
+    )  # fmt: skip
     target: Function
     arguments: list[Any]
     named: dict[str, Any]
     context: Context
     environment: dict[str, str]
+    ahead: bool
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -67,10 +71,12 @@ class Calls:
             started.target = self._program[meta["function"]]
             started.environment = meta.get("environment") or {}
             started.context = self._context(meta, ask_cancelled)
+            body = _shared(frame) if frame.flags & wire.SHARED else frame.body
+            started.ahead = bool(frame.flags & wire.AHEAD)
             started.arguments, started.named = binding.bind(
-                started.target.shape, meta, frame.body, started.context
+                started.target.shape, meta, body, started.context
             )
-        except (ValueError, LookupError, RecursionError) as error:
+        except (ValueError, LookupError, RecursionError, OSError) as error:
             raise Refused(f"{type(error).__name__}: {error}") from None
         return started
 
@@ -109,6 +115,8 @@ class Calls:
         """The REPLY for a returned value."""
         try:
             content, body, meta = self.content(started.function, value)
+            if self.alone and not started.ahead and _share(body):
+                body, content = wire.AMOUNT.pack(len(body)), content | wire.SHARED
             told = self._meta(started, meta)
             return wire.encode(wire.REPLY, request_id, told, body, content)
         except BaseException as error:
@@ -145,6 +153,25 @@ class Calls:
         meta["run_s"] = run_s
         meta["memory_bytes"] = memory_bytes
         return json.dumps(meta, ensure_ascii=False).encode()
+
+
+def _shared(frame: wire.Frame) -> bytes:
+    """The body that lies in the file."""
+    n_bytes = wire.amount_of(frame)
+    body = os.pread(BODIES_FD, n_bytes, 0)
+    if len(body) < n_bytes:
+        raise ValueError("the file for large bodies was changed")
+    return body
+
+
+def _share(body: bytes) -> bool:
+    """Puts a body into the file; False when it has to go through the socket."""
+    if len(body) <= wire.SHARED_FROM_BYTES:
+        return False
+    try:
+        return os.pwrite(BODIES_FD, body, 0) == len(body)
+    except OSError:  # it is larger than the file, or the function has closed it
+        return False
 
 
 def position() -> int:

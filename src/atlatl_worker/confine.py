@@ -11,7 +11,8 @@ from typing import Final
 SOCKET_FD: Final = 3
 OUTPUT_FD: Final = 4
 TOKENS_FD: Final = 5
-FIRST_FREE_FD: Final = 6
+BODIES_FD: Final = 6
+FIRST_FREE_FD: Final = 7
 _LAST_FD: Final = os.sysconf("SC_OPEN_MAX")
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -36,13 +37,13 @@ def prepare_parent() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for descriptor in (SOCKET_FD, OUTPUT_FD, TOKENS_FD):
+    for descriptor in (SOCKET_FD, OUTPUT_FD, TOKENS_FD, BODIES_FD):
         # What an instance is to get must not come to lie where it is to be put.
         if not os.path.exists(f"/proc/self/fd/{descriptor}"):  # noqa: PTH110
             os.dup2(0, descriptor, inheritable=False)
 
 
-def prepare(parent: int, sock: int, output: int, tokens: int) -> None:
+def prepare(parent: int, sock: int, output: int, tokens: int, bodies: int) -> None:
     """Turns a freshly forked child into an instance that holds nothing but what it needs.
 
     Args:
@@ -50,6 +51,7 @@ def prepare(parent: int, sock: int, output: int, tokens: int) -> None:
         sock: descriptor of the socket, becomes 3.
         output: descriptor of the memory file, becomes 1, 2 and (for us) 4.
         tokens: descriptor of the tokens of calls that are sent ahead, becomes 5.
+        bodies: descriptor of the file for large bodies, becomes 6.
     """
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     if os.getppid() != parent:
@@ -61,6 +63,7 @@ def prepare(parent: int, sock: int, output: int, tokens: int) -> None:
     os.dup2(sock, SOCKET_FD, False)
     os.dup2(output, OUTPUT_FD, False)
     os.dup2(tokens, TOKENS_FD, False)
+    os.dup2(bodies, BODIES_FD, False)
     os.closerange(FIRST_FREE_FD, _LAST_FD)
     _set_oom_score()
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)

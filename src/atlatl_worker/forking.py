@@ -1,7 +1,7 @@
 """A single-threaded process that forks instances: the base zygote, or one task's own.
 
 It speaks JSON over a SOCK_SEQPACKET socket, one message a packet. A `spawn` with an `id` and
-`in_stock` has a socket and a memory file attached, and is answered by `spawned` with that `id`,
+`in_stock` has what the instance is to hold attached, and is answered by `spawned` with that `id`,
 the `pid` and an attached pidfd, or by `failed` with a `message`. `exited` with `pid`, `code` and
 `signal` comes when an instance ends. When the service hangs up, everything below this process
 is killed.
@@ -39,14 +39,14 @@ class Forker:
         control: to the service.
         fork: as `os.fork`.
         live: what a child does, given its parent's process id, whether it is forked in stock,
-            and the descriptors of its socket, its memory file and its tokens.
+            and the descriptors that `confine.prepare` takes.
     """
 
     def __init__(
         self,
         control: socket.socket,
         fork: Callable[[], int],
-        live: Callable[[int, bool, int, int, int], NoReturn],
+        live: Callable[..., NoReturn],
     ) -> None:
         self._control = control
         self._fork = fork
@@ -80,7 +80,7 @@ class Forker:
         self._control.send(json.dumps(message).encode())
 
     def _take_message(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 3)
+        data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 4)
         if not data:
             raise OSError("the service hung up")
         message = json.loads(data)

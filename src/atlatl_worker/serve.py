@@ -269,7 +269,7 @@ class SyncServer:
             raise OSError("the service hung up")
         for frame in self._decoder.feed(data):
             if frame.kind == wire.CREDIT and frame.request_id == self._running:
-                self._outstanding -= min(self._outstanding, wire.credit_of(frame))
+                self._outstanding -= min(self._outstanding, wire.amount_of(frame))
             elif frame.kind == wire.CANCEL and frame.request_id == self._running:
                 self._cancelled = True
             else:

@@ -26,7 +26,7 @@ def test_several_frames_at_once_and_a_rest() -> None:
 
 def test_credit_round_trip() -> None:
     (frame,) = decode(wire.encode_credit(3, 70_000))
-    assert (frame.request_id, wire.credit_of(frame)) == (3, 70_000)
+    assert (frame.request_id, wire.amount_of(frame)) == (3, 70_000)
 
 
 def test_an_empty_item_costs_something() -> None:
@@ -67,4 +67,4 @@ def test_garbage_is_refused_in_pieces_too() -> None:
 def test_a_credit_without_an_amount_is_refused() -> None:
     (frame,) = decode(wire.encode(wire.CREDIT, 3, body=b"abc"))
     with pytest.raises(wire.WireError):
-        wire.credit_of(frame)
+        wire.amount_of(frame)

@@ -40,8 +40,14 @@ def with_writer(path: Path, work: Work) -> list[str]:
 
 async def at_once(writer: BatchWriter, *operations: Callable[[], Awaitable[Any]]) -> list[Any]:
     """The answers to operations that are one group."""
-    blocked = threading.Event()
-    holding = asyncio.ensure_future(writer.run(lambda _: blocked.wait(30)))
+    begun, blocked = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> None:
+        begun.set()
+        blocked.wait(30)
+
+    holding = asyncio.ensure_future(writer.run(hold))
+    await asyncio.to_thread(begun.wait, 30)
     asked = [asyncio.ensure_future(operation()) for operation in operations]
     await asyncio.sleep(0)  # let each hand itself over
     blocked.set()

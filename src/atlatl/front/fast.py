@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from atlatl.service import FunctionService
 
 Fields = Iterable[tuple[bytes, bytes]]
+
+OWN_PIECE_BYTES = 16_384
+"""Smaller pieces of a body are put together: a list of them takes many times as much memory."""
 
 _PATH = re.compile(rb"/functions/([A-Za-z0-9._~-]{1,128})")
 _LONG_WAY = frozenset({"expect", "transfer-encoding", "upgrade"})
@@ -140,7 +142,7 @@ class FastCycle:
         self._connection = connection
         self._service = service
         self._wanted = wanted
-        self._body: bytes | bytearray = b""
+        self._body: list[bytes | bytearray] = []
         self._ticket: Ticket | None = None
         self._gone = False
         # What uvicorn reads and writes of a cycle:
@@ -151,12 +153,13 @@ class FastCycle:
 
     def add(self, piece: bytes) -> None:
         """A piece of the body came; nearly always it is the only one."""
-        if not self._body:
-            self._body = piece
-            return
-        if not isinstance(self._body, bytearray):
-            self._body = bytearray(self._body)
-        self._body += piece
+        pieces = self._body
+        if not pieces or len(piece) >= OWN_PIECE_BYTES:
+            pieces.append(piece)
+        elif isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
 
     def begin(self) -> None:
         """Makes the call: its body is whole, and the requests before it are answered."""
@@ -174,13 +177,13 @@ class FastCycle:
         return f"/functions/{self._wanted.name}"
 
     def _call(self) -> None:
-        wanted, body, self._body = self._wanted, self._body, b""
+        wanted, pieces, self._body = self._wanted, self._body, []
         request = HttpRequest(
             method="POST",
             path="/",
             query="",
             headers=wanted.headers,
-            body=bytes(body),
+            body=bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces),
         )
         new_id = self._service.new_execution_id()
         call = make_call(wanted.name, request, wanted.mode, wanted.options, new_id)
@@ -262,10 +265,12 @@ class FastCycle:
     async def _write_slowly(self, head: bytes, body: bytes) -> None:
         """In pieces, each when there is room for it; what is not sent counts as bytes in flight."""
         connection = self._connection
-        pieces = (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
+        pieces: list[bytes | memoryview] = [head]
+        whole = memoryview(body)
+        pieces += (whole[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES))
         with self._service.hold_answer(len(body)):
             await connection.flow.drain()
-            for piece in chain((head,), pieces):
+            for piece in pieces:
                 if self._gone:
                     return
                 connection.transport.write(piece)

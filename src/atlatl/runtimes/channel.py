@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from atlatl.errors import (
     ArtifactInvalid,
@@ -22,6 +23,7 @@ from atlatl.errors import (
 from atlatl.model import Call, Encoded, Result, Shape, Task, failed
 from atlatl.ports import Done, OnChunk
 from atlatl.runtimes import answers
+from atlatl.runtimes.bodies import KEPT_S
 from atlatl.runtimes.flight import Flight, Flights
 from atlatl.runtimes.link import Link
 from atlatl.runtimes.machine import pss_bytes
@@ -78,6 +80,7 @@ class Channel:
         """Calls whose work is being ended."""
         self._memory_bytes = 0
         """As it said last."""
+        self._clearing: asyncio.TimerHandle | None = None
 
     # --- beginning ---
 
@@ -135,7 +138,11 @@ class Channel:
         if self._in_turn:
             flight.ahead = len(self._flights) > 0
             flight.clears = not self.takes_ahead
+        alone = self._task.settings.pool.max_concurrent_requests == 1
         flags = wire.AHEAD if flight.ahead else 0
+        if alone and not self._flights and self._link.bodies.put(encoded.body):
+            encoded = replace(encoded, body=wire.AMOUNT.pack(len(encoded.body)))
+            flags |= wire.SHARED
         try:
             frame = call_frame(
                 flight.request_id, call, encoded, self._task, self.shapes, deadline, attempt, flags
@@ -143,7 +150,6 @@ class Channel:
         except InvalidRequest as error:
             self._loop.call_soon(flight.tell, failed(error))
             return
-        alone = self._task.settings.pool.max_concurrent_requests == 1
         if not alone and not self._flights:
             self._link.output.skip()
         self._flights.add(flight)
@@ -434,6 +440,7 @@ class Channel:
 
     def _take_answer(self, flight: Flight, frame: wire.Frame) -> None:
         assert self._task is not None
+        frame = self._link.bodies.take(frame, self._link.decoder.limit)
         about = answers.told(frame)
         self._memory_bytes = about.memory_bytes
         limit = self._task.settings.confinement.output_bytes
@@ -459,11 +466,19 @@ class Channel:
             self._make_room(about)
         if flight.clears:
             self.takes_ahead = True
+        if self._link.bodies.clearable and self._clearing is None:
+            self._clearing = self._loop.call_later(KEPT_S, self._clear_bodies)
         if self._ending:
             self._ending.discard(flight.request_id)
         self._flights.finish(flight, outcome)
         if self._ending:
             self._kill_if_all_overdue()
+
+    def _clear_bodies(self) -> None:
+        """Gives the memory of large bodies back once none has come for a while."""
+        self._clearing = None
+        if not self._link.gone.is_set() and (self._flights or not self._link.bodies.clear()):
+            self._clearing = self._loop.call_later(KEPT_S, self._clear_bodies)
 
     def _make_room(self, about: answers.Told) -> None:
         """Keeps the output of an instance that is never without a call from growing."""

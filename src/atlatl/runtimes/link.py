@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Callable
 
+from atlatl.runtimes.bodies import BodyFile
 from atlatl.runtimes.output import OutputFile
 from atlatl.runtimes.zygote import Exit, Spawned, kill
 from atlatl_worker import wire
@@ -65,6 +65,11 @@ class Link(asyncio.BufferedProtocol):
     def output(self) -> OutputFile:
         """What the process prints into; closed once it is gone."""
         return self._spawned.output
+
+    @property
+    def bodies(self) -> BodyFile:
+        """What large bodies go through; closed once the process is gone."""
+        return self._spawned.bodies
 
     async def connect(self) -> None:
         # A transport closes its socket with what was not read yet when it fails to write.
@@ -200,10 +205,7 @@ class Link(asyncio.BufferedProtocol):
             self._take_rest()
             self._ended()
         finally:
-            os.close(self._spawned.pidfd)
-            self._spawned.tokens.close()
-            self._spawned.output.close()
-            self._spawned.sock.close()
+            self._spawned.close()
 
     def how_it_ended(self) -> str:
         """`exited with code 3`, `was killed by signal 11 (SIGSEGV)`, or why we killed it."""

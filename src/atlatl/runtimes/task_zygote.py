@@ -291,10 +291,7 @@ class TaskZygote(Forks):
             return
         process, self._process = self._process, None
         if process is not None:
-            os.close(process.pidfd)
-            process.tokens.close()
-            process.output.close()
-            process.sock.close()
+            process.close()
         if not self._watched:
             self._clear.set()
 

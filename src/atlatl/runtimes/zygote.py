@@ -18,6 +18,7 @@ import msgspec
 
 import atlatl_worker
 from atlatl.errors import StartFailed
+from atlatl.runtimes.bodies import BodyFile
 from atlatl.runtimes.marked import MARK, kill_marked
 from atlatl.runtimes.output import OutputFile
 from atlatl.runtimes.tokens import Tokens
@@ -70,6 +71,15 @@ class Spawned(NamedTuple):
     sock: socket.socket
     output: OutputFile
     tokens: Tokens
+    bodies: BodyFile
+
+    def close(self) -> None:
+        """Closes what is the service's."""
+        os.close(self.pidfd)
+        self.bodies.close()
+        self.tokens.close()
+        self.output.close()
+        self.sock.close()
 
 
 class Order(NamedTuple):
@@ -130,13 +140,15 @@ class Forks:
             on_failure.callback(output.close)
             tokens = Tokens()
             on_failure.callback(tokens.close)
+            bodies = BodyFile()
+            on_failure.callback(bodies.close)
             with theirs, tokens.theirs:
                 ends = (theirs.fileno(), output.descriptor, tokens.theirs.fileno())
-                answer = self._ask(on_exit, in_stock, *ends)
+                answer = self._ask(on_exit, in_stock, *ends, bodies.descriptor)
             on_failure.callback(_discard, answer)
             pid, pidfd = await answer
             on_failure.pop_all()
-        return Spawned(pid, pidfd, ours, output, tokens)
+        return Spawned(pid, pidfd, ours, output, tokens, bodies)
 
     def _ask(
         self, on_exit: OnExit, in_stock: bool, *descriptors: int
