@@ -120,6 +120,38 @@ def test_equal_requirements_are_shared_until_the_last_user_goes(
     on_shelf(tmp_path / "data", work)
 
 
+def test_a_start_asks_no_disk_for_what_is_known_until_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"app.py": CODE, "requirements.txt": OFFLINE + b"tiny", **wheel("tiny", "")}
+    asked: list[Path] = []
+    read = dependencies._requirements
+
+    def counted(code: Path) -> str:
+        asked.append(code)
+        return read(code)
+
+    monkeypatch.setattr(dependencies, "_requirements", counted)
+
+    async def work(shelf: ArtifactShelf, store: MemoryStore) -> None:
+        source = await shelf.read_source(zipped(files), "app.zip")
+        code = await shelved(shelf, store, source)
+        first, _ = await shelf.dependencies(code)
+        for _ in range(3):
+            assert (await shelf.dependencies(code))[0] == first
+        assert asked == [code]
+        await shelf.forget(source.checksum)
+        assert first is not None
+        assert not first.exists()
+        code = await shelved(shelf, store, source)
+        again, _ = await shelf.dependencies(code)
+        assert again == first
+        assert (first / "tiny.py").exists()
+        assert asked == [code, code]
+
+    on_shelf(tmp_path, work)
+
+
 def test_requirements_that_name_files_are_not_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

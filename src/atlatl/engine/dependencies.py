@@ -23,6 +23,7 @@ _LOG_BYTES = 65_536
 _LOG_LINES = 20
 _ARCHIVE_ENDINGS = (".whl", ".zip", ".gz", ".bz2", ".xz")
 _USERS = ".users"
+_ALREADY = "requirements.txt: installed already, with the same content"
 
 
 class Dependencies:
@@ -43,6 +44,9 @@ class Dependencies:
         self._timeout_s = timeout_s
         self._installs: SingleFlight[str] = SingleFlight()
         self._users = asyncio.Lock()
+        self._known: dict[Path, Path | None] = {}
+        """What is there, by the code that needs it: every start of an instance asks."""
+        self._forgotten = 0
 
     async def install(self, code: Path, artifact_key: str) -> tuple[Path | None, str]:
         """The directory to import from, and pip's log.
@@ -55,6 +59,16 @@ class Dependencies:
             ArtifactInvalid: pip is missing, failed, or took too long.
             OSError: the disk refused.
         """
+        if code in self._known:
+            known = self._known[code]
+            return known, "" if known is None else _ALREADY
+        forgotten = self._forgotten
+        installed, log = await self._install_all(code, artifact_key)
+        if forgotten == self._forgotten:
+            self._known[code] = installed
+        return installed, log
+
+    async def _install_all(self, code: Path, artifact_key: str) -> tuple[Path | None, str]:
         text = await asyncio.to_thread(_requirements, code)
         if not text:
             return None, ""
@@ -66,6 +80,8 @@ class Dependencies:
 
     async def forget(self, artifact_prefix: str) -> None:
         """Removes the packages that only artifacts whose key begins with the prefix used."""
+        self._forgotten += 1
+        self._known.clear()
         async with self._users:
             await asyncio.to_thread(self._drop_users, artifact_prefix)
 
@@ -88,7 +104,7 @@ class Dependencies:
 
     async def _install(self, code: Path, installed: Path) -> str:
         if await asyncio.to_thread(installed.is_dir):
-            return "requirements.txt: installed already, with the same content"
+            return _ALREADY
         if importlib.util.find_spec("pip") is None:
             raise ArtifactInvalid(
                 f"requirements.txt needs pip, which {sys.executable} does not have: install it "

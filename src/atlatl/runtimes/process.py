@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 DEMAND_S = 10.0
 """The stock of blanks follows the starts of this many last seconds."""
 
-REFILL_DELAY_S = 0.02
+REFILL_DELAY_S = 0.005
 """A fork at once would compete with the first call of the instance that was just handed out."""
 
 FORK_TIMEOUT_S = 1.0
