@@ -66,8 +66,8 @@ def texts() -> list[tuple[str, str]]:
     return found
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def snippets(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 def test_the_reference_pages_are_what_the_code_says() -> None:
@@ -291,7 +291,7 @@ def run_snippet(code: str, directory: Path) -> str:
 
 @pytest.mark.slow
 def test_the_embedding_snippet_runs(tmp_path: Path) -> None:
-    function, embedding, _ = snippets("python")
+    (function,), (embedding, _) = snippets("python"), snippets("python", reference("embedding.md"))
     (tmp_path / "hello.py").write_text(function, encoding="utf-8")
     assert run_snippet(embedding, tmp_path).strip() == "Hello, Ada!"
 
@@ -299,7 +299,7 @@ def test_the_embedding_snippet_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_mounting_snippet_runs(tmp_path: Path) -> None:
     """The application opens the service, and the function answers under its prefix."""
-    function, _, mounting = snippets("python")
+    (function,), (_, mounting) = snippets("python"), snippets("python", reference("embedding.md"))
     (tmp_path / "hello.py").write_text(function, encoding="utf-8")
     call = """
 import asyncio

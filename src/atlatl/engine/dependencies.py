@@ -80,10 +80,12 @@ class Dependencies:
 
     async def forget(self, artifact_prefix: str) -> None:
         """Removes the packages that only artifacts whose key begins with the prefix used."""
-        self._forgotten += 1
-        self._known.clear()
-        async with self._users:
-            await asyncio.to_thread(self._drop_users, artifact_prefix)
+        try:
+            async with self._users:
+                await asyncio.to_thread(self._drop_users, artifact_prefix)
+        finally:
+            self._forgotten += 1
+            self._known.clear()
 
     async def close(self) -> None:
         """Ends installations that are going on."""
