@@ -97,6 +97,11 @@ class TaskZygote(Forks):
         """Whether it forks no more."""
         return self._retired or self._told
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether its connection is over, though it is not known yet how the process ended."""
+        return self._control is None and not self._starting and not self._told
+
     # --- beginning ---
 
     async def start(self, assignment: dict[str, Any]) -> None:

@@ -146,6 +146,8 @@ class TaskZygotes:
 
     def give_up(self, task: Task, zygote: TaskZygote, why: str) -> None:
         """It failed to start an instance."""
+        if zygote.hung_up:
+            return  # it tells by itself how it ended, which is why
         entry = self._entries.get(_key(task))
         if entry is not None and entry.zygote is zygote:
             self._failed(task, entry, why)
