@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -439,6 +440,22 @@ def test_one_that_dies_while_it_is_asked_is_given_up_for_its_death(tmp_path: Pat
     check(tmp_path, scenario)
 
 
+def test_one_that_died_unheard_is_gone_when_it_is_asked(tmp_path: Path) -> None:
+    async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
+        await forked(runtime, task, code)
+        (zygote,) = runtime.reserve._all()
+        assert zygote._process is not None
+        os.kill(zygote.pid, signal.SIGKILL)
+        # Without a turn of the event loop, which would read of it.
+        select.select([zygote._process.pidfd], [], [])
+        with pytest.raises(StartFailed, match="is gone"):
+            await zygote.spawn(lambda how: None, in_stock=False)
+        await until(lambda: runtime.reserve.state(task) != "ready")
+        assert "SIGKILL" in runtime.reserve.state(task)
+
+    check(tmp_path, scenario)
+
+
 def test_one_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
     async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
         for _ in range(3):
@@ -607,20 +624,25 @@ def test_the_pools_view_says_where_instances_come_from(tmp_path: Path) -> None:
                 assert isinstance(runtime, ProcessRuntime)
                 return runtime.reserve.pids()
 
+            async def shows(text: str, n_zygotes: int) -> None:
+                try:
+                    await until(lambda: zygote().startswith(text) and len(pids()) == n_zygotes)
+                except AssertionError:
+                    raise AssertionError(f"{zygote()!r} with {pids()}, not {text!r}") from None
+
             await deploy(SOURCE)
-            await until(lambda: zygote() == "ready")
+            await shows("ready", 1)
             first = pids()
             await deploy(f"{SOURCE}\n# another version")
-            await until(lambda: zygote() == "ready" and len(pids()) == 1)
+            await shows("ready", 1)
             assert pids() != first
             await all_end(first)
             await service.prewarm("f", 3)
             assert "task_zygote" in {view.origin for view in service.instances()}
             await deploy(threaded)
-            await until(lambda: zygote().startswith("unused: the artifact starts threads"))
-            await until(lambda: pids() == [])
+            await shows("unused: the artifact starts threads", 0)
             await deploy(SOURCE)
-            await until(lambda: zygote() == "ready")
+            await shows("ready", 1)
             last = pids()
             await service.delete_task("f", force=True)
             await all_end(last)

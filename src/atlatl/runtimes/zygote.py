@@ -160,8 +160,11 @@ class Forks:
         message = msgspec.json.encode(order)
         try:
             socket.send_fds(self._control, [message], descriptors)
-        except OSError as error:
+        except BlockingIOError as error:
             raise StartFailed(f"the process that starts instances is stuck: {error}") from None
+        except OSError:
+            self._lost()  # which is not read from the socket yet
+            raise StartFailed("the process that starts instances is gone") from None
         answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self._orders[self._last_id] = Order(answer, on_exit)
         return answer
