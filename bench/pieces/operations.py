@@ -150,6 +150,7 @@ class Channel:
     """An instance of nothing: it is lent and given back, never called."""
 
     origin = "blank"
+    takes_ahead = False
     numbers = itertools.count(1)
 
     def __init__(self) -> None:
