@@ -4,6 +4,7 @@ full load adds to it.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,10 @@ EMPTY_WITHIN_S = 60.0
 # --- PSS ---
 
 
+SLEEP_MS = 5
+LOADS = 60
+
+
 def pss(size: Size) -> Turns:
     return {
         "instances": partial(_instances, size),
@@ -38,11 +43,19 @@ def _instances(size: Size) -> Measured:
     """The median of all of them, which have answered some calls each."""
     pool = {"pool": {"min_size": size.instances, "max_size": size.instances}}
     with peers.atlatl() as service:
-        service.deploy("work", functions.WORK, pool)
-        target = pinned(service.port, "/functions/work", peers.CONTENT, peers.is_work)
-        while min(_uses(service)) < CALLS_EACH:
+        # Short calls would all go to the same few instances.
+        service.deploy("sleeps", functions.SLEEPS, pool)
+        content = json.dumps({"ms": SLEEP_MS}).encode()
+        target = pinned(
+            service.port, "/functions/sleeps", content, lambda body: json.loads(body) == SLEEP_MS
+        )
+        for _ in range(LOADS):
             load(target, 32, 1)
-        pids = service.instance_pids("work")
+            if min(_uses(service)) >= CALLS_EACH:
+                break
+        else:
+            raise Wrong(f"after {LOADS} s of load an instance has answered hardly any call")
+        pids = service.instance_pids("sleeps")
         if len(pids) != size.instances:
             raise Wrong(f"{len(pids)} instances instead of {size.instances}")
         return {f"{ATLATL}: MiB of an instance": median(map(pss_mib, pids))}
