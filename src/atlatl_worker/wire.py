@@ -35,7 +35,7 @@ SHARED: Final = 0b10000
 """Flag of a CALL or REPLY whose body lies in the file that both ends share, from its start; the
 frame has its length. Only for a call that has the instance to itself."""
 SHARED_FROM_BYTES: Final = 65_536
-"""Up to here a body goes through the socket, which is quicker."""
+"""Up to here a body goes through the socket."""
 
 AHEAD: Final = 0b1000
 """Flag of a CALL that was sent while others were before it: whoever takes a token from the pipe

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 
+from atlatl.runtimes import memory_file
 from atlatl_worker import wire
 
 CAPACITY_BYTES = 33_554_432
@@ -26,10 +25,7 @@ class BodyFile:
     """
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("bodies", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, CAPACITY_BYTES)
-        seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+        self.descriptor = memory_file.make("bodies", CAPACITY_BYTES)
         self._used = 0
         self._touched = False
 
@@ -76,8 +72,7 @@ class BodyFile:
             self._touched = False
             return False
         self._used = 0
-        with mmap.mmap(self.descriptor, CAPACITY_BYTES) as pages:
-            pages.madvise(mmap.MADV_REMOVE)
+        memory_file.empty(self.descriptor, CAPACITY_BYTES)
         return True
 
     def close(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
+
+from atlatl.runtimes import memory_file
 
 CAPACITY_BYTES = 16 * 1024 * 1024
 """Sparse: what was never written costs nothing."""
@@ -21,10 +21,7 @@ class OutputFile:
     """
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, CAPACITY_BYTES)
-        seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+        self.descriptor = memory_file.make("output", CAPACITY_BYTES)
         self._mark = 0
 
     def take(self, start: int, end: int, limit: int) -> bytes:
@@ -56,8 +53,7 @@ class OutputFile:
             return
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         self._mark = 0
-        with mmap.mmap(self.descriptor, CAPACITY_BYTES) as pages:
-            pages.madvise(mmap.MADV_REMOVE)
+        memory_file.empty(self.descriptor, CAPACITY_BYTES)
 
     def close(self) -> None:
         os.close(self.descriptor)
