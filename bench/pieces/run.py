@@ -23,6 +23,7 @@ from typing import Any
 
 from bench import comparison, machine, results
 from bench.pieces import operations
+from bench.pieces.ours import TOGETHER, Operation
 from bench.results import ROOT, say
 
 AIM_NS = 3000.0
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     result = measure(5, 5, 0.0) if options.quick else measure(15, 20, PATIENCE_S)
     if not options.quick:
         results.store(result)
-    print(comparison.report(result, operations.PIECES, operations.TOGETHER, AIM_NS))
+    print(comparison.report(result, operations.PIECES, TOGETHER, AIM_NS))
     if options.store_baseline:
         return _store_baseline(result)
     return check(result) if options.check else 0
@@ -78,7 +79,7 @@ def measure(rounds: int, loop_ms: int, patience_s: float) -> dict[str, Any]:
             "rounds_repeated": repeated,
         },
         "unit": "ns per operation",
-        "together_ns": round(comparison.together_ns(times, operations.TOGETHER).median, 1),
+        "together_ns": round(comparison.together_ns(times, TOGETHER).median, 1),
         "ratios": {name: [round(number, 4) for number in spread] for name, spread in found.items()},
         "rounds": times,
     }
@@ -119,7 +120,7 @@ def _one_round(seed: int, loop_ms: int) -> dict[str, float]:
     return times
 
 
-def _round(timed: list[operations.Operation], seed: int, loop_ms: int) -> None:
+def _round(timed: list[Operation], seed: int, loop_ms: int) -> None:
     """Prints nanoseconds per operation by name."""
     times: dict[str, list[float]] = {each.name: [] for each in timed}
     loops = {each.name: _loops(each, loop_ms) for each in timed}
@@ -133,7 +134,7 @@ def _round(timed: list[operations.Operation], seed: int, loop_ms: int) -> None:
     print(json.dumps({name: min(all_) for name, all_ in times.items()}))
 
 
-def _loops(operation: operations.Operation, loop_ms: int) -> int:
+def _loops(operation: Operation, loop_ms: int) -> int:
     """How many operations fill `loop_ms`; trying it out warms the operation up too."""
     n = 1000
     while (ns := _time(operation, n)) * n < loop_ms * 1e6 / 4:
@@ -141,7 +142,7 @@ def _loops(operation: operations.Operation, loop_ms: int) -> int:
     return max(1000, int(loop_ms * 1e6 / ns))
 
 
-def _time(operation: operations.Operation, n: int) -> float:
+def _time(operation: Operation, n: int) -> float:
     """Nanoseconds per operation, loop included; raises Wrong when one did not do its work."""
     began = perf_counter_ns()
     operation.run(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -21,6 +22,7 @@ from bench.comparison import (
     verdicts,
 )
 from bench.lean_http import Answer, BadAnswer, read, request
+from bench.pieces.ours import TOGETHER, our_operations
 from bench.rounds import Wrong
 from bench.work import Ran, answer, arguments, body, check, ended_well, shares
 
@@ -229,3 +231,17 @@ def test_an_answer_is_read_once_it_is_whole() -> None:
 def test_an_answer_without_a_length_is_refused() -> None:
     with pytest.raises(BadAnswer, match="without a length"):
         read(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+
+
+def test_the_services_own_pieces_do_what_is_timed() -> None:
+    """Peers are not installed here; what is timed of ours must not fall behind the code."""
+
+    async def run() -> list[str]:
+        async with our_operations() as operations:
+            for operation in operations:
+                for _ in range(2):
+                    operation.run(60)
+                    operation.check(60)
+            return [operation.name for operation in operations]
+
+    assert set(TOGETHER) <= set(asyncio.run(run()))
