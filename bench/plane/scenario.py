@@ -35,7 +35,7 @@ WHOLE = Size(
     soak_minutes=10.0,
 )  # fmt: skip
 QUICK = Size(
-    rounds=2, seconds=1.0, warm_s=1.0, starts=20, bursts=1, instances=20, tasks=100,
+    rounds=2, seconds=0.8, warm_s=0.7, starts=20, bursts=1, instances=20, tasks=100,
     soak_minutes=0.2,
 )  # fmt: skip
 SMOKE = Size(
