@@ -19,9 +19,12 @@ from atlatl.telemetry.prometheus import render
 COMMANDS_INTRO = """\
 # Commands
 
-Every command but `serve` and `check` is a client of the HTTP API. The service is found by `--url`,
-else by the variable `ATLATL_URL`, else by the settings; the token by `--token-file`, else by
-`ATLATL_TOKEN`, else in the data directory when the service is on this machine.
+Every command but `serve`, `check` and `token` is a client of the HTTP API. The service is found by
+`--url`, else by the variable `ATLATL_URL`, else by the settings; the token by `--token-file`, else
+by `ATLATL_TOKEN`, else in the data directory when the service is on this machine. A service with
+TLS is believed by the authorities in `--ca-file`, else in `ATLATL_CA_FILE`; else, when it was found
+by the settings, by the certificate that these name, else by the public authorities. Where it asks
+for a client's certificate, that is in `ATLATL_CERT_FILE`, its key in `ATLATL_KEY_FILE`.
 
 Exit status: 0 done, 1 the function or the check failed, 2 wrong usage, 3 the service could not be
 reached. An error is one line on standard error. With `--json` a command prints JSON.
@@ -46,11 +49,12 @@ is where its end can be asked for. Then `Atlatl-Not-Before` (RFC 3339) and `Atla
 be given too ([more](functions.md#calls-that-nobody-waits-for)). `wait` is a number of seconds up to
 60 that an answer may be held back until the execution has ended.
 
-The last column says who may: `open` is everybody, `loopback` everybody on this machine, `token`
-who sends `Authorization: Bearer TOKEN` with the admin token, which the first start writes to the
-file `token` of the data directory. `POST /api/v1/invocations` needs it too when it would create a
-task. Off loopback only `open` needs no token; `auth.required` changes the rules
-([settings](settings.md)).
+The last column says who may: `open` is everybody, `loopback` everybody on this machine and
+elsewhere who has a token, the others who sends `Authorization: Bearer TOKEN` with a token of this
+scope or one above: `invoke`, `deploy`, `admin`. `POST /api/v1/invocations` needs `deploy` when it
+would create a task, `PUT /api/v1/tasks/{name}` needs `admin` for `confinement.level = none`. How
+tokens are made, and what one that is limited to certain tasks may do, stands in
+[operating](operating.md#access).
 """
 
 METRICS_INTRO = """\
@@ -74,7 +78,7 @@ class Command(NamedTuple):
 def commands() -> Iterator[Command]:
     """Every command of the command line, in the order of its help."""
     group: Any = typer.main.get_command(cli.app)
-    for name, command in group.commands.items():
+    for name, command in flat(group.commands):
         arguments = [each for each in command.params if each.param_type_name == "argument"]
         options = [each for each in command.params if each.param_type_name == "option"]
         shown = [argument_text(each) for each in arguments]
@@ -86,6 +90,15 @@ def commands() -> Iterator[Command]:
                 [(f"`{' '.join(each.opts)}`", each.help or "") for each in [*arguments, *options]],
             ),
         )
+
+
+def flat(commands: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Commands by their full names, those of groups too."""
+    for name, command in commands.items():
+        if hasattr(command, "commands"):
+            yield from flat(command.commands, f"{above}{name} ")
+        else:
+            yield above + name, command
 
 
 def argument_text(argument: Any) -> str:
@@ -116,7 +129,7 @@ def address(endpoint: Endpoint) -> str:
 def admitted(scope: Scope) -> str:
     if scope is Scope.PROBE:
         return "open"
-    return "loopback" if scope in OPEN_ON_LOOPBACK else "token"
+    return "loopback" if scope in OPEN_ON_LOOPBACK else f"`{scope}`"
 
 
 def metrics_table() -> Table:

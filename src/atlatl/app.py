@@ -8,10 +8,10 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from atlatl.assembly import FunctionService
+from atlatl.assembly import FunctionService, wall_clock
 from atlatl.configuration import load_settings
 from atlatl.errors import AtlatlError
 from atlatl.loader import deploy_directory
@@ -64,6 +64,8 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
                 await deploy_directory(service, functions, _say)
                 service.busy_with = ""
             _spare_collections()
+            for warning in exposure(settings):
+                _say(f"warning: {warning}")
             _say(f"atlatl serves on {where}")
             await stop.wait()
             _say("draining: new calls are refused, started ones finish")
@@ -86,34 +88,72 @@ async def _fronts(service: FunctionService) -> AsyncIterator[str]:
     # Imported here: gRPC starts threads, and the zygote must exist before any does.
     from atlatl.front.access import Gate
     from atlatl.front.asgi import asgi
-    from atlatl.front.auth import Authorizer, admin_token
     from atlatl.front.fast import FastPath
     from atlatl.front.listener import HttpListener
+    from atlatl.front.tls import Certificates
+    from atlatl.front.tokens import TokenKeeper
+    from atlatl.front.watching import Watch
 
     settings = service.settings
-    token = admin_token(Path(settings.data_dir))
-    authorizer = Authorizer(token, settings.auth.required)
+    keeper = TokenKeeper(Path(settings.data_dir), settings.auth.required, wall_clock)
+    authorizer = keeper.authorizer
+    certificates = Certificates(settings.tls) if settings.tls.cert_file else None
     http = HttpListener(
         asgi(service, authorizer=authorizer),
         settings.http,
         FastPath(service, Gate(authorizer, settings.http.host)),
+        certificates.context if certificates is not None else None,
     )
     grpc = None
     if settings.grpc.enabled:
         from atlatl.front.grpc import GrpcServer
 
-        grpc = GrpcServer(settings.grpc, service, authorizer)
+        credentials = certificates.for_grpc() if certificates is not None else None
+        grpc = GrpcServer(settings.grpc, service, authorizer, credentials)
+    watch = Watch(keeper.look, *([certificates.look] if certificates is not None else []))
     await http.start()
-    where = f"http://{_address(settings.http.host)}:{http.port}"
+    scheme = "https" if certificates is not None else "http"
+    where = f"{scheme}://{_address(settings.http.host)}:{http.port}"
     try:
+        watch.start()
         if grpc is not None:
             await grpc.start()
             where += f" and gRPC {_address(settings.grpc.host)}:{grpc.port}"
         yield f"{where}, data in {settings.data_dir}"
     finally:
+        watch.stop()
         if grpc is not None:
             await grpc.stop(1.0)
         await http.stop()
+
+
+def exposure(settings: Settings) -> Iterator[str]:
+    """What whoever starts the service should know about who can reach it."""
+    from atlatl.front.auth import is_loopback
+
+    hosts = {"HTTP": settings.http.host}
+    if settings.grpc.enabled:
+        hosts["gRPC"] = settings.grpc.host
+    outside = [f"{front} on {host}" for front, host in hosts.items() if not is_loopback(host)]
+    if settings.auth.required is False:
+        yield (
+            "nothing needs a token (`auth.required = false`): everybody who reaches the ports, and "
+            "every web page that a browser on this machine shows, may run code here"
+        )
+    if not outside:
+        return
+    where = " and ".join(outside)
+    if settings.auth.required is not False:
+        yield (
+            f"other machines can reach {where}: there everything but /healthz, /readyz, "
+            "/openapi.json and / needs a token, calls of functions too; `atlatl token create` "
+            "makes tokens"
+        )
+    if not settings.tls.cert_file:
+        yield (
+            f"there is no TLS for {where}: tokens and bodies can be read on the way; set "
+            "`tls.cert_file` and `tls.key_file`, or put a proxy with TLS in front"
+        )
 
 
 def _address(host: str) -> str:

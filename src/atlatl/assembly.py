@@ -48,6 +48,11 @@ from atlatl.telemetry.metrics import Metrics
 IDS_AT_ONCE = 128
 
 
+def wall_clock() -> float:
+    """Unix seconds."""
+    return time.time()
+
+
 class FunctionService(service.FunctionService):
     """A function service to embed, or to put fronts on.
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from atlatl import cli_executions
+from atlatl import cli_executions, cli_tokens
 from atlatl.console import (
     FAILED,
     WRONG_USAGE,
     AsJson,
+    CaFile,
     Limit,
     Name,
     TokenFile,
@@ -105,6 +106,7 @@ def deploy(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Deploy a function, or change one."""
     from atlatl.engine.sources import from_path
@@ -115,7 +117,7 @@ def deploy(
         wanted["handler"] = handler
     if env:
         wanted["env"] = {**wanted.get("env", {}), **dict(map(_assignment, env))}
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         source = from_path(path, ArtifactSettings())
         row = client.deploy(
             name or _task_name(path.resolve()),
@@ -180,12 +182,13 @@ def invoke(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Call a function and print what it returns."""
     value = _value(data)
     limit: dict[str, Any] = {"timeout_ms": max(1, round(timeout * 1000))} if timeout else {}
     how = _deferral(later, stream, max_retries, not_before, callback_url)
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         if later:
             row = client.submit(name, value, **limit, **how)
             show(row, as_json=as_json, text=row["execution_id"])
@@ -264,18 +267,21 @@ def tasks(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """List what is deployed."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         page = client.tasks(prefix=prefix, limit=limit)
     columns = ("task_name", "version", "state", "instances", "execution_count", "last_status")
     show(page, as_json=as_json, text=table(page["tasks"], columns, "nothing is deployed"))
 
 
 @app.command()
-def ps(as_json: AsJson = False, url: Url = "", token_file: TokenFile = None) -> None:
+def ps(
+    as_json: AsJson = False, url: Url = "", token_file: TokenFile = None, ca_file: CaFile = None
+) -> None:
     """List the live instances."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         rows = client.instances()
     columns = ("instance_id", "task_name", "version", "state", "pid", "age_s", "uses", "in_flight")
     text = table(rows, (*columns, "memory_bytes"), "no instance is alive")
@@ -283,6 +289,7 @@ def ps(as_json: AsJson = False, url: Url = "", token_file: TokenFile = None) -> 
 
 
 cli_executions.register(app)
+app.add_typer(cli_tokens.app, name="token")
 
 
 @app.command()
@@ -292,9 +299,10 @@ def delete(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Delete a task."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         row = client.delete(name, force=force)
     show(row, as_json=as_json, text=f"deleted {name}")
 
@@ -306,20 +314,23 @@ def breakers(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """List the circuit breakers, or set one."""
     if verb and (verb not in ("reset", "open", "disable") or not task):
         fail("say `atlatl breakers reset|open|disable TASK`, or nothing", WRONG_USAGE)
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         rows = [client.set_breaker(task, verb)] if verb else client.breakers()
     columns = ("task_name", "state", "mode", "failure_count", "rejected_count", "last_error")
     show({"breakers": rows}, as_json=as_json, text=table(rows, columns, "nothing is deployed"))
 
 
 @app.command()
-def health(as_json: AsJson = False, url: Url = "", token_file: TokenFile = None) -> None:
+def health(
+    as_json: AsJson = False, url: Url = "", token_file: TokenFile = None, ca_file: CaFile = None
+) -> None:
     """Say how the service does; status 1 when it cannot serve."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         row = client.health()
     show(row, as_json=as_json, text=f"{row['status']}: {row['message']}")
     if not row["healthy"]:
@@ -332,9 +343,10 @@ def stats(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Print the figures of the service."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         row = client.stats(hours=hours)
     groups = [row["service_stats"], row["execution_stats"], row["function_service_stats"]]
     figures = {name: value for group in groups for name, value in group.items()}
@@ -352,6 +364,7 @@ def check(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Say whether all is ready for production; status 1 when something is not."""
     # Imported late: half of the server's modules come with it.
@@ -366,7 +379,7 @@ def check(
         settings = error
     else:
         named = bool(url or os.environ.get("ATLATL_URL"))
-        with connected(url, token_file, settings) as client:
+        with connected(url, token_file, ca_file, settings) as client:
             seen = checks.look(client, expected=named)
     items = checks.check(settings, seen, prometheus)
     rows = [{"item": each.item, "ok": each.ok, "detail": each.detail} for each in items]

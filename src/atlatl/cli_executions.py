@@ -11,6 +11,7 @@ import typer
 from atlatl.console import (
     FAILED,
     AsJson,
+    CaFile,
     Id,
     Limit,
     TokenFile,
@@ -42,9 +43,10 @@ def executions(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """List executions, newest first; or watch them, one line a change."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         if watch:
             with contextlib.suppress(KeyboardInterrupt):
                 for row in _changes(client, task, status, limit):
@@ -88,10 +90,14 @@ def _change(row: Row) -> str:
 
 
 def logs(
-    execution_id: Id, as_json: AsJson = False, url: Url = "", token_file: TokenFile = None
+    execution_id: Id,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Print what an execution printed."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         row = client.logs(execution_id)
     text = "\n".join([*row["lines"], *row["traceback"].splitlines()])
     show(row, as_json=as_json, text=text)
@@ -104,9 +110,10 @@ def cancel(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Stop an execution."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         row = client.cancel(execution_id, reason=reason, force=force)
     show(row, as_json=as_json, text=f"{execution_id}: {row['message']}")
     if not row["cancelled"]:
@@ -121,9 +128,10 @@ def dead_letters(
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """List async executions that failed for good, the latest first."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         if delete:
             client.delete_dead_letter(delete)
             gone = {"execution_id": delete, "deleted": True}
@@ -136,10 +144,14 @@ def dead_letters(
 
 
 def redrive(
-    execution_id: Id, as_json: AsJson = False, url: Url = "", token_file: TokenFile = None
+    execution_id: Id,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Have a dead letter tried again, by the current version of its task."""
-    with connected(url, token_file) as client:
+    with connected(url, token_file, ca_file) as client:
         row = client.redrive(execution_id)
     show(row, as_json=as_json, text=f"{execution_id}: {row['status']}")
 

@@ -6,6 +6,7 @@ class of `atlatl.errors` as inside the service, or ServiceUnreachable.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ class Client:
     Args:
         url: of the service, with the prefix that it is mounted at, if it is.
         token: empty is none: enough to call functions on the same machine.
+        ca_file: PEM; of the authorities that an `https://` service is believed by. Empty takes
+            the public ones.
+        tls: says the same and more, such as a client's certificate.
         transport: another way to the service, for tests.
     """
 
@@ -39,9 +43,12 @@ class Client:
         url: str = DEFAULT_URL,
         *,
         token: str = "",
+        ca_file: str = "",
+        tls: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(transport=transport, **exchange.client_options(url, token))
+        options = exchange.client_options(url, token, ca_file, tls)
+        self._http = httpx.Client(transport=transport, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -233,9 +240,12 @@ class AsyncClient:
         url: str = DEFAULT_URL,
         *,
         token: str = "",
+        ca_file: str = "",
+        tls: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(transport=transport, **exchange.client_options(url, token))
+        options = exchange.client_options(url, token, ca_file, tls)
+        self._http = httpx.AsyncClient(transport=transport, **options)
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,6 +16,8 @@ import typer
 from atlatl.errors import AtlatlError
 
 if TYPE_CHECKING:
+    import ssl
+
     from atlatl.client import Client, Row
     from atlatl.settings import Settings
 
@@ -32,6 +34,10 @@ Url = Annotated[str, typer.Option("--url", help="Address of the service; else AT
 TokenFile = Annotated[
     Path | None, typer.Option("--token-file", help="File with the token; else ATLATL_TOKEN.")
 ]
+CaFile = Annotated[
+    Path | None,
+    typer.Option("--ca-file", help="Authorities to believe https by; else ATLATL_CA_FILE."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="Name of the task.")]
 Id = Annotated[str, typer.Argument(help="Execution id.")]
@@ -40,7 +46,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many a
 
 @contextmanager
 def connected(
-    url: str, token_file: Path | None, settings: Settings | None = None
+    url: str, token_file: Path | None, ca_file: Path | None, settings: Settings | None = None
 ) -> Iterator[Client]:
     """A client of the service that the user means.
 
@@ -49,21 +55,32 @@ def connected(
     Args:
         url: as given by a flag; empty takes `ATLATL_URL`, then the settings.
         token_file: as given by a flag; None takes `ATLATL_TOKEN`, then the data directory's.
+        ca_file: as given by a flag; None takes `ATLATL_CA_FILE`, then of a service that the
+            settings describe its own certificate, and of others the public authorities.
         settings: of the service, if they were read already.
     """
     # Imported here: it takes a quarter of a second, which `--help` need not wait for.
     from atlatl.client import Client, ServiceUnreachable
 
-    where = url or os.environ.get("ATLATL_URL", "") or _url(settings or local_settings())
+    named = url or os.environ.get("ATLATL_URL", "")
+    if not named:
+        settings = settings or local_settings()
+    where = named or _url(settings or local_settings())
     _check_url(where)
     token = _token(where, token_file, settings)
+    tls = None
+    if where.startswith("https:"):
+        tls = _trust(ca_file, None if named else settings)
     try:
-        with Client(where, token=token) as client:
+        with Client(where, token=token, tls=tls) as client:
             yield client
     except AtlatlError as error:
         fail(_told(error), FAILED)
     except ServiceUnreachable as error:
-        fail(f"{error}; start it with `atlatl serve`, or name it with --url", UNREACHABLE)
+        hint = "start it with `atlatl serve`, or name it with --url"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            hint = "name the authority of its certificate with --ca-file"
+        fail(f"{error}; {hint}", UNREACHABLE)
 
 
 def _check_url(url: str) -> None:
@@ -113,11 +130,36 @@ def _url(settings: Settings) -> str:
     host = settings.http.host
     # The addresses that mean all of this machine's cannot be connected to everywhere.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return (
-        f"http://[{host}]:{settings.http.port}"
-        if ":" in host
-        else f"http://{host}:{settings.http.port}"
-    )
+    scheme = "https" if settings.tls.cert_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.http.port}"
+
+
+def _trust(ca_file: Path | None, local: Settings | None) -> ssl.SSLContext:
+    """Whom to believe that it is the service, and what to show when it asks who we are.
+
+    Args:
+        ca_file: as given by a flag.
+        local: of the service, when it was found by its settings: it is believed by the very
+            certificate that they name, whatever name stands in that.
+    """
+    # Imported late: it takes its time, and most services are asked without TLS.
+    import ssl
+
+    chosen = ca_file or os.environ.get("ATLATL_CA_FILE", "")
+    try:
+        if chosen:
+            context = ssl.create_default_context(cafile=chosen)
+        elif local is not None:
+            from atlatl.front.tls import trusting_only
+
+            context = trusting_only(Path(local.tls.cert_file).read_bytes())
+        else:
+            context = ssl.create_default_context()
+        if own := os.environ.get("ATLATL_CERT_FILE", ""):
+            context.load_cert_chain(own, os.environ.get("ATLATL_KEY_FILE") or None)
+    except (OSError, ValueError) as error:
+        fail(f"the certificates for {chosen or 'https'} cannot be used: {error}", WRONG_USAGE)
+    return context
 
 
 def _token(url: str, token_file: Path | None, settings: Settings | None) -> str:

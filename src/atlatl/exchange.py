@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -345,12 +346,17 @@ def single_item(response: httpx.Response) -> Item:
     return response.text if textual else response.content
 
 
-def client_options(url: str, token: str) -> dict[str, Any]:
+def client_options(
+    url: str, token: str, ca_file: str = "", tls: ssl.SSLContext | None = None
+) -> dict[str, Any]:
     """How to make an httpx client for a service."""
+    if tls is None and ca_file:
+        tls = ssl.create_default_context(cafile=ca_file)
     headers = {"User-Agent": "atlatl"} | ({"Authorization": f"Bearer {token}"} if token else {})
     return {
         "base_url": url,
         "headers": headers,
+        "verify": tls if tls is not None else True,
         "timeout": httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         # A proxy for the outer world cannot reach this machine's loopback.
         "trust_env": _LOCAL.fullmatch(urlsplit(url).hostname or "") is None,

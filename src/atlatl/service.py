@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from atlatl.engine.deployer import Deployer
     from atlatl.engine.dispatcher import Dispatcher
     from atlatl.engine.executions import Executions
+    from atlatl.engine.listing import Sees
     from atlatl.engine.manager import TaskExecutionManager
     from atlatl.engine.registry import Registry
     from atlatl.engine.ticket import Finished, Ticket
@@ -274,14 +275,26 @@ class FunctionService:
         """By name or id; raises TaskNotFound."""
         return self._registry.get(ref).task
 
-    def tasks(self, *, prefix: str = "", limit: int = 100, start_after: str = "") -> Page[Task]:
-        """Tasks whose name begins with `prefix`, ordered by id; the cursor is an id."""
+    def tasks(
+        self,
+        *,
+        prefix: str = "",
+        limit: int = 100,
+        start_after: str = "",
+        sees: Sees | None = None,
+    ) -> Page[Task]:
+        """Tasks whose name begins with `prefix`, ordered by id; the cursor is an id.
+
+        With `sees`, only those for whose name it is true.
+        """
         limit = _page_limit(limit)
         rows = sorted(
             (
                 deployed.task
                 for deployed in self._registry
-                if deployed.task.name.startswith(prefix) and deployed.task.task_id > start_after
+                if deployed.task.name.startswith(prefix)
+                and deployed.task.task_id > start_after
+                and (sees is None or sees(deployed.task.name))
             ),
             key=lambda task: task.task_id,
         )
@@ -490,14 +503,18 @@ class FunctionService:
         """
         return self._parts.dispatcher.depths()
 
-    async def dead_letters(self, *, limit: int = 100, start_after: str = "") -> Page[DeadLetter]:
+    async def dead_letters(
+        self, *, limit: int = 100, start_after: str = "", sees: Sees | None = None
+    ) -> Page[DeadLetter]:
         """Executions that failed for good and may be redriven, the latest to die first.
+
+        With `sees`, only those of tasks for whose name it is true.
 
         Raises:
             InvalidRequest: the cursor is unknown, or the limit negative.
             StoreUnavailable.
         """
-        return await self._parts.dead_letters.page(_page_limit(limit), start_after)
+        return await self._parts.dead_letters.page(_page_limit(limit), start_after, sees)
 
     async def redrive(self, execution_id: str) -> Execution:
         """Has a dead letter tried again, by the task's present version.
@@ -534,6 +551,7 @@ class FunctionService:
         status: ExecutionStatus | None = None,
         limit: int = 100,
         start_after: str = "",
+        sees: Sees | None = None,
     ) -> Page[Execution]:
         """Newest first, without results and output as far as they come from the store.
 
@@ -542,13 +560,14 @@ class FunctionService:
             status: only with this status; None is all.
             limit: at most so many; 0 is 100.
             start_after: id of the last execution of the page before.
+            sees: only of tasks for whose name it is true; None is all.
 
         Raises:
             InvalidRequest: the cursor is unknown, or the limit negative.
             StoreUnavailable.
         """
         return await self._executions.page(
-            task=task, status=status, limit=_page_limit(limit), start_after=start_after
+            task=task, status=status, limit=_page_limit(limit), start_after=start_after, sees=sees
         )
 
     async def cancel(

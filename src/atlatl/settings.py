@@ -490,6 +490,28 @@ class AuthSettings(Group, frozen=True):
     """`auto`: on loopback only management needs a token, elsewhere everything does."""
 
 
+class TlsSettings(Group, frozen=True):
+    """Of both fronts; the files are read again when they change."""
+
+    cert_file: str = ""
+    """PEM: the certificate and those that lead to its authority. Empty: both fronts speak without
+    TLS."""
+    key_file: str = ""
+    """PEM, without a password: the key of the certificate."""
+    client_ca_file: str = ""
+    """PEM: clients have to show a certificate of one of these authorities, besides their token."""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.cert_file) == bool(self.key_file),
+            "`cert_file` and `key_file` go together: one of them is missing",
+        )
+        _require(
+            bool(self.cert_file) or not self.client_ca_file,
+            "`client_ca_file` needs `cert_file` and `key_file`",
+        )
+
+
 class TaskOptions(Group, frozen=True):
     """The members of the group `task`."""
 
@@ -564,6 +586,7 @@ class Settings(Group, frozen=True):
     callbacks: CallbackSettings = CallbackSettings()
     drain: DrainSettings = DrainSettings()
     auth: AuthSettings = AuthSettings()
+    tls: TlsSettings = TlsSettings()
 
 
 TASK_GROUPS = ("pool", "scaling", "scheduler", "breaker", "retry", "confinement")

@@ -10,7 +10,7 @@ import pytest
 from atlatl.errors import SettingInvalid, Unauthenticated
 from atlatl.front.access import Gate
 from atlatl.front.asgi import endpoints
-from atlatl.front.auth import Authorizer, Scope, admin_token, bearer, is_loopback
+from atlatl.front.auth import Authorizer, Grant, Scope, admin_token, bearer, is_loopback
 from tests.unit.front_fakes import BEARER, TOKEN, FakeService, ask, hello, run, speaking_to
 
 OPEN_EVERYWHERE = {("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")}
@@ -87,10 +87,16 @@ def check(
     scope: Scope, token: str = "", *, loopback: bool = True, required: object = "auto"
 ) -> bool:
     try:
-        Authorizer("secret", required).check(scope, token, loopback=loopback)  # type: ignore[arg-type]
+        granted("secret", token, required, loopback=loopback).require(scope)
     except Unauthenticated:
         return False
     return True
+
+
+def granted(admin: str, token: str, required: object = "auto", *, loopback: bool = True) -> Grant:
+    authorizer = Authorizer(admin, required)  # type: ignore[arg-type]
+    header = f"Bearer {token}" if token else ""
+    return authorizer.known(header) or authorizer.without(header, loopback=loopback)
 
 
 def test_what_needs_a_token() -> None:
@@ -106,9 +112,9 @@ def test_a_wrong_token_is_no_token() -> None:
     assert not check(Scope.ADMIN, "wrong")
     assert not check(Scope.ADMIN, "secre\udcff")
     with pytest.raises(Unauthenticated, match="not one of this service's"):
-        Authorizer("secret").check(Scope.ADMIN, "wrong", loopback=True)
+        granted("secret", "wrong").require(Scope.ADMIN)
     with pytest.raises(Unauthenticated, match="Authorization: Bearer"):
-        Authorizer("secret").check(Scope.ADMIN, "", loopback=True)
+        granted("secret", "").require(Scope.ADMIN)
 
 
 def test_bearer() -> None:

@@ -101,12 +101,18 @@ class Gate:
 
 
 class TokenBucket:
-    """Calls per second of one task, with a burst of one second's worth (at least 1).
+    """Calls per second, with a burst of one second's worth (at least 1).
 
     Example: 5 a second admits 5 at once and then one each 0.2 s.
+
+    Args:
+        rate_per_s: how many.
+        now: monotonic seconds.
+        whose: the limit in words; empty for that of a task.
     """
 
-    def __init__(self, rate_per_s: float, now: float) -> None:
+    def __init__(self, rate_per_s: float, now: float, whose: str = "") -> None:
+        self._whose = whose or f"the task takes {rate_per_s:g} calls a second (`rate_limit_per_s`)"
         self._rate = rate_per_s
         self._burst = max(1.0, rate_per_s)
         self._tokens = self._burst
@@ -118,8 +124,7 @@ class TokenBucket:
         self._at = now
         if self._tokens < 1 - 1e-9:  # ten times 0.1 s is not quite a second
             raise RateLimited(
-                f"the task takes {self._rate:g} calls a second (`rate_limit_per_s`); "
-                "try again later",
+                f"{self._whose}; try again later",
                 retry_after_s=(1 - self._tokens) / self._rate,
             )
         self._tokens -= 1

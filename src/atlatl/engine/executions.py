@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from atlatl.engine.listing import Listing
+from atlatl.engine.listing import Listing, Sees
 from atlatl.engine.recent import RecentExecutions
 from atlatl.engine.records import RecordWriter
 from atlatl.engine.views import Page
@@ -319,11 +319,17 @@ class Executions:
         return record.execution
 
     async def page(
-        self, *, task: str, status: ExecutionStatus | None, limit: int, start_after: str
+        self,
+        *,
+        task: str,
+        status: ExecutionStatus | None,
+        limit: int,
+        start_after: str,
+        sees: Sees | None = None,
     ) -> Page[Execution]:
         """Newest first; see `Listing.page`."""
         return await self._listing.page(
-            task=task, status=status, limit=limit, start_after=start_after
+            task=task, status=status, limit=limit, start_after=start_after, sees=sees
         )
 
     def _in_memory(self) -> Iterator[Execution]:

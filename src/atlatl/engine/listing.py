@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 MAX_CURSORS = 10_000
 """Places of handed-out cursors that are remembered, so that they outlive their executions."""
 
+FILTERED_AT_ONCE = 1000
+"""Rows that are read together when most of them may not be shown."""
+
+Sees = Callable[[str], bool]
+"""Whether the tasks of a name are to be shown."""
+
 
 class Cursors:
     """Remembers where handed-out cursors stand, so that they outlive what they name."""
@@ -57,7 +63,13 @@ class Listing:
         self._cursors = Cursors()
 
     async def page(
-        self, *, task: str, status: ExecutionStatus | None, limit: int, start_after: str
+        self,
+        *,
+        task: str,
+        status: ExecutionStatus | None,
+        limit: int,
+        start_after: str,
+        sees: Sees | None = None,
     ) -> Page[Execution]:
         """Newest first, by the time of acceptance.
 
@@ -66,6 +78,7 @@ class Listing:
             status: only with this status; None is all.
             limit: at most so many.
             start_after: id of the last execution of the page before; empty begins at the newest.
+            sees: only of tasks for whose name it is true; None is all.
 
         Raises:
             InvalidRequest: the cursor names no execution that is still known.
@@ -77,22 +90,26 @@ class Listing:
             for execution in self._in_memory()
             if task in ("", execution.task_name, execution.task_id)
             and status in (None, execution.status)
+            and (sees is None or sees(execution.task_name))
             and (before is None or place_of(execution) < before)
         ]
         rows = _newest(rows, limit + 1)
         listed = {row.execution_id for row in rows}  # memory may lose some while the store looks
         # Memory need not have the newest: what it lost or never had may lie between.
         reached = before
+        at_once = limit + 1 if sees is None else max(limit + 1, FILTERED_AT_ONCE)
         while True:
             stored = await self._store.executions(
-                task=task, status=status, before=reached, limit=limit + 1
+                task=task, status=status, before=reached, limit=at_once
             )
             rows += (
                 row
                 for row in stored
-                if row.execution_id not in listed and not self._in_memory_is(row.execution_id)
+                if row.execution_id not in listed
+                and not self._in_memory_is(row.execution_id)
+                and (sees is None or sees(row.task_name))
             )
-            if len(stored) <= limit:
+            if len(stored) < at_once:
                 break
             reached = place_of(stored[-1])
             if sum(place_of(row) >= reached for row in rows) > limit:

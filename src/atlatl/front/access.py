@@ -1,4 +1,4 @@
-"""The door of the HTTP front: token, and where a request without one may come from."""
+"""The doors of the fronts: tokens, and where a request without one may come from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,31 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from atlatl.errors import PermissionDenied
-from atlatl.front.auth import Authorizer, Scope, bearer, is_loopback
+from atlatl.front.auth import Authorizer, Grant, Scope, is_loopback
 from atlatl.front.calls import headers_of
 
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+FORWARDED = frozenset(
+    {
+        "cf-connecting-ip",
+        "client-ip",
+        "forwarded",
+        "true-client-ip",
+        "via",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-envoy-external-address",
+        "x-forwarded",
+        "x-forwarded-by",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-forwarded-server",
+        "x-original-forwarded-for",
+        "x-original-host",
+        "x-real-ip",
+    }
+)
 """A proxy on this machine hands on what strangers ask: its requests are not local."""
 
 
@@ -35,42 +56,54 @@ def visitor(request: Request) -> Visitor:
 
 
 class Gate:
-    """Lets a request in or raises.
+    """Lets a request of the HTTP front in or raises.
 
     Args:
         authorizer: knows the tokens.
-        host: address that the HTTP front listens on, as set.
+        host: address that the front listens on, as set.
     """
 
     def __init__(self, authorizer: Authorizer, host: str) -> None:
-        self._authorizer = authorizer
+        self.authorizer = authorizer
         self._on_loopback = is_loopback(host)
 
-    def check(self, visitor: Visitor, scope: Scope) -> None:
-        """Returns when the visitor may have what `scope` stands for.
+    def admit(self, visitor: Visitor, scope: Scope) -> Grant:
+        """What the visitor may do, which is at least what `scope` stands for; counts the request.
 
         Raises:
             Unauthenticated: it needs a token, and has none or a wrong one.
-            PermissionDenied: it has none, and comes from another site's page.
+            PermissionDenied: its token may do less, or it has none and comes from another
+                site's page.
+            RateLimited: its token has had its share.
         """
-        if self._authorizer.disabled or self.holds_token(visitor):
-            return
-        loopback = self._is_local(visitor)
-        if loopback:
-            self._refuse_other_sites(visitor.headers)
-        token = bearer(visitor.headers.get("authorization", ""))
-        self._authorizer.check(scope, token, loopback=loopback)
+        grant = self.look_at(visitor, scope)
+        if scope is not Scope.PROBE:
+            grant.take()
+        return grant
+
+    def look_at(self, visitor: Visitor, scope: Scope) -> Grant:
+        """The same without counting."""
+        authorization = visitor.headers.get("authorization", "")
+        grant = None
+        if authorization and not self.authorizer.disabled:
+            grant = self.authorizer.known(authorization)
+        if grant is None:
+            local = self._is_local(visitor)
+            if local and not self.authorizer.disabled:
+                self._refuse_other_sites(visitor.headers)
+            grant = self.authorizer.without(authorization, loopback=local)
+        grant.require(scope)
+        return grant
 
     def holds_token(self, visitor: Visitor) -> bool:
         """Whether the visitor carries one of the service's own tokens, however many it has."""
-        tokens = map(bearer, visitor.headers.get("authorization", "").split(","))
-        return any(token and self._authorizer.knows(token) for token in tokens)
+        return self.authorizer.known(visitor.headers.get("authorization", "")) is not None
 
     def _is_local(self, visitor: Visitor) -> bool:
         return (
             self._on_loopback
             and _is_loopback(visitor.host)
-            and not any(name in visitor.headers for name in FORWARDED)
+            and FORWARDED.isdisjoint(visitor.headers)
         )
 
     def _refuse_other_sites(self, headers: Mapping[str, str]) -> None:
@@ -93,6 +126,26 @@ class Gate:
             )
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise PermissionDenied("pages of other sites may not call this service without a token")
+
+
+class GrpcGate(Gate):
+    """The same for gRPC, which serves no pages: whatever a page sends is from another site.
+
+    The name that a caller asked for is not shown to a gRPC server. A page whose name was rebound
+    cannot ask without `Origin`, because RPCs are POSTs.
+    """
+
+    def _refuse_other_sites(self, headers: Mapping[str, str]) -> None:
+        if "origin" in headers or "sec-fetch-site" in headers:
+            raise PermissionDenied("web pages may not call this service without a token")
+
+
+def host_of_peer(peer: str) -> str:
+    """The address in what gRPC calls a peer, such as `ipv4:127.0.0.1:5` or `ipv6:%5B::1%5D:5`."""
+    kind, _, rest = peer.partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
 
 
 def _authority(origin: str) -> str:

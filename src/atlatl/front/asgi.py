@@ -14,10 +14,11 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from atlatl.assembly import wall_clock
 from atlatl.errors import AtlatlError, Draining, UnsupportedOperation
 from atlatl.front.access import Gate, visitor
 from atlatl.front.answers import address, json_answer
-from atlatl.front.auth import Authorizer, Scope, admin_token
+from atlatl.front.auth import Authorizer, Scope
 from atlatl.front.dead_letters import DeadLetters
 from atlatl.front.executions import Executions
 from atlatl.front.figures import Figures
@@ -25,9 +26,12 @@ from atlatl.front.invocations import Invocations
 from atlatl.front.invoke import Functions
 from atlatl.front.live import Live
 from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception, path_of
+from atlatl.front.reach import Reach, keep_grant, keep_within
 from atlatl.front.routes import Endpoint, openapi, routes
 from atlatl.front.sending import CountedAnswers
 from atlatl.front.tasks import Tasks
+from atlatl.front.tokens import TokenKeeper
+from atlatl.front.watching import Watch
 
 if TYPE_CHECKING:
     from atlatl.service import FunctionService
@@ -56,22 +60,30 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
     Args:
         service: what the front speaks for.
         authorizer: who may do what; by default by `auth.required` of the service's settings,
-            with the admin token of its data directory.
+            with the tokens of its data directory.
     """
     settings = service.settings
+    watch = None
     if authorizer is None:
-        token = admin_token(Path(settings.data_dir))
-        authorizer = Authorizer(token, settings.auth.required)
+        keeper = TokenKeeper(Path(settings.data_dir), settings.auth.required, wall_clock)
+        authorizer = keeper.authorizer
+        # Begun with the first request: there must be no thread before the service is open.
+        watch = Watch(keeper.look, as_long_as=lambda: service.is_open)
     gate = Gate(authorizer, settings.http.host)
 
-    def admit(request: Request, scope: Scope) -> None:
-        gate.check(visitor(request), scope)
-        if scope is not Scope.PROBE and not service.is_open:
+    async def admit(request: Request, endpoint: Endpoint) -> None:
+        if watch is not None and service.is_open:
+            watch.start()
+        grant = gate.admit(visitor(request), endpoint.scope)
+        keep_grant(request, grant)
+        if endpoint.scope is not Scope.PROBE and not service.is_open:
             raise Draining(
                 "the service is not open: `async with service:` belongs into the lifespan of the "
                 "application that serves it",
                 retry_after_s=1.0,
             )
+        if grant.limited:
+            await keep_within(grant, endpoint.reach, service, request.path_params)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -105,18 +117,18 @@ def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
         *Tasks(service).endpoints(),
         *Executions(service).endpoints(),
         *DeadLetters(service).endpoints(),
-        *Invocations(service, gate).endpoints(),
+        *Invocations(service).endpoints(),
         *Live(service).endpoints(),
         *Figures(service).endpoints(),
         Endpoint("GET", "/api/v1/events", _not_built, Scope.ADMIN),
-        Endpoint("GET", "/", _root, Scope.PROBE),
+        Endpoint("GET", "/", _root, Scope.PROBE, reach=Reach.NONE),
     ]
 
     async def describe(request: Request) -> Response:
         """Describes everything that is served here."""
         return json_answer(openapi(table, version=version("atlatl"), root=address(request)))
 
-    table.append(Endpoint("GET", "/openapi.json", describe, Scope.PROBE))
+    table.append(Endpoint("GET", "/openapi.json", describe, Scope.PROBE, reach=Reach.NONE))
     return table
 
 

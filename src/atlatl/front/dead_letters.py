@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from atlatl.front.answers import json_answer, page_parameters
 from atlatl.front.auth import Scope
+from atlatl.front.reach import Reach, filtered, grant_of
 from atlatl.front.routes import Endpoint
 from atlatl.front.rows import dead_letter_row, execution_row
 
@@ -25,16 +26,18 @@ class DeadLetters:
     def endpoints(self) -> list[Endpoint]:
         every = "/api/v1/dead-letters"
         one = every + "/{id:path}"  # an id may have slashes in it
-        pages = ("limit", "start_after")
+        pages, of_one = ("limit", "start_after"), Reach.EXECUTION
         return [
-            Endpoint("GET", every, self.listing, Scope.ADMIN, pages),
-            Endpoint("POST", one + "/redrive", self.redrive, Scope.ADMIN),
-            Endpoint("DELETE", one, self.delete, Scope.ADMIN, answers={"204": []}),
+            Endpoint("GET", every, self.listing, Scope.ADMIN, pages, reach=Reach.SHOWN),
+            Endpoint("POST", one + "/redrive", self.redrive, Scope.ADMIN, reach=of_one),
+            Endpoint("DELETE", one, self.delete, Scope.ADMIN, answers={"204": []}, reach=of_one),
         ]
 
     async def listing(self, request: Request) -> Response:
         """Lists async executions that failed for good, the latest first."""
-        page = await self._service.dead_letters(**page_parameters(request))
+        page = await self._service.dead_letters(
+            **page_parameters(request), **filtered(grant_of(request))
+        )
         rows = [dead_letter_row(letter) for letter in page.items]
         return json_answer({"dead_letters": rows, "next_start_after": page.next_start_after})
 

@@ -22,6 +22,7 @@ from atlatl.front.answers import (
 from atlatl.front.auth import Scope
 from atlatl.front.outcomes import answer
 from atlatl.front.proto_json import to_json
+from atlatl.front.reach import Reach, filtered, grant_of, touch
 from atlatl.front.routes import Endpoint
 from atlatl.front.rows import execution_row
 from atlatl.model import Execution, ExecutionStatus, Mode
@@ -61,21 +62,36 @@ class Executions:
         every = "/api/v1/executions"
         one = every + "/{id:path}"  # an id may have slashes in it
         filters = ("task", "status", "limit", "start_after")
+        own = Reach.EXECUTION
         return [
-            Endpoint("GET", every, self.listing, Scope.DEPLOY, filters),
-            Endpoint("GET", one, self.show, Scope.CALL, ("wait",)),
-            Endpoint("GET", one + "/status", self.status, Scope.CALL, ("wait",)),
-            Endpoint("GET", one + "/result", self.result, Scope.CALL, ("wait",), answers=_RESULTS),
-            Endpoint("GET", one + "/logs", self.logs, Scope.INVOKE),
-            Endpoint("POST", one + "/cancel", self.cancel, Scope.INVOKE, body=_CANCELLATION),
+            Endpoint("GET", every, self.listing, Scope.DEPLOY, filters, reach=Reach.SHOWN),
+            Endpoint("GET", one, self.show, Scope.CALL, ("wait",), reach=own),
+            Endpoint("GET", one + "/status", self.status, Scope.CALL, ("wait",), reach=own),
+            Endpoint(
+                "GET",
+                one + "/result",
+                self.result,
+                Scope.CALL,
+                ("wait",),
+                answers=_RESULTS,
+                reach=own,
+            ),
+            Endpoint("GET", one + "/logs", self.logs, Scope.INVOKE, reach=own),
+            Endpoint(
+                "POST", one + "/cancel", self.cancel, Scope.INVOKE, body=_CANCELLATION, reach=own
+            ),
         ]
 
     async def listing(self, request: Request) -> Response:
         """Lists executions, newest first."""
+        grant, task = grant_of(request), text_parameter(request, "task")
+        if task:
+            touch(grant, self._service, task)
         page = await self._service.executions(
-            task=text_parameter(request, "task"),
+            task=task,
             status=_status_filter(request),
             **page_parameters(request),
+            **filtered(grant),
         )
         rows = [execution_row(execution) for execution in page.items]
         return json_answer({"executions": rows, "next_start_after": page.next_start_after})

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from atlatl.errors import AtlatlError
+from atlatl.errors import AtlatlError, RateLimited
 from atlatl.front.access import Gate, Visitor
-from atlatl.front.auth import Scope
+from atlatl.front.auth import Grant, Scope
 from atlatl.front.calls import call_options, headers_of, make_call, prefers_async
 from atlatl.front.outcomes import accepted, answer
 from atlatl.front.problems import crashed, problem_response
@@ -46,17 +46,24 @@ class Wanted:
         mode: SYNC or ASYNC.
         headers: of the request, as the function gets them.
         options: what they say about the call, as fields of Call.
+        grant: of the caller.
     """
 
-    __slots__ = ("headers", "mode", "name", "options")
+    __slots__ = ("grant", "headers", "mode", "name", "options")
 
     def __init__(
-        self, name: str, mode: Mode, headers: dict[str, str], options: dict[str, Any]
+        self,
+        name: str,
+        mode: Mode,
+        headers: dict[str, str],
+        options: dict[str, Any],
+        grant: Grant,
     ) -> None:
         self.name = name
         self.mode = mode
         self.headers = headers
         self.options = options
+        self.grant = grant
 
 
 class FastPath:
@@ -69,6 +76,7 @@ class FastPath:
 
     def __init__(self, service: FunctionService, gate: Gate) -> None:
         self.service = service
+        self.authorizer = gate.authorizer
         self._gate = gate
         self._max_body_bytes = service.settings.http.max_body_bytes
 
@@ -76,7 +84,7 @@ class FastPath:
         """What the request asks for; None when it has to go the long way.
 
         The answer depends on the arguments alone, so a connection that repeats itself need not
-        ask again; what changes is asked by `serves`.
+        ask again until other tokens are held; what changes with each call is asked by `serves`.
 
         Args:
             method: as received.
@@ -95,14 +103,15 @@ class FastPath:
         try:
             if int(headers.get("content-length", "0")) > self._max_body_bytes:
                 return None
-            self._gate.check(visitor, Scope.CALL)
+            grant = self._gate.look_at(visitor, Scope.CALL)
+            grant.touch(match[1].decode())
             options = call_options(headers, mode)
         except Exception:  # also a bug is answered, and logged, on the long way
             return None
         if "authorization" in headers and self._gate.holds_token(visitor):
             # The service's own token is none of the function's business.
             del headers["authorization"]
-        return Wanted(match[1].decode(), mode, headers, options)
+        return Wanted(match[1].decode(), mode, headers, options, grant)
 
     def serves(self, wanted: Wanted) -> bool:
         """Whether such a call can go the short way now."""
@@ -113,7 +122,18 @@ class FastPath:
         except Exception:  # as above
             return False
         shape = task.shapes.get(task.function)
-        return shape is not None and (wanted.mode is Mode.ASYNC or not shape.streams)
+        if shape is None or (wanted.mode is Mode.SYNC and shape.streams):
+            return False
+        return not wanted.grant.metered or _takes(wanted.grant)
+
+
+def _takes(grant: Grant) -> bool:
+    """Counts a call; False when there are too many, which is said on the long way."""
+    try:
+        grant.take()
+    except RateLimited:
+        return False
+    return True
 
 
 class FastCycle:

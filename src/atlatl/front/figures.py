@@ -11,6 +11,7 @@ from atlatl.front import reports
 from atlatl.front.answers import address, count_parameter, json_answer, text_parameter
 from atlatl.front.auth import Scope
 from atlatl.front.proto_json import to_json
+from atlatl.front.reach import Reach, filtered, grant_of, touch
 from atlatl.front.routes import Endpoint
 from atlatl.telemetry.metrics import DEFAULT_WINDOW_S, parse_window
 from atlatl.telemetry.prometheus import OPENMETRICS, content_type
@@ -31,15 +32,23 @@ class Figures:
 
     def endpoints(self) -> list[Endpoint]:
         serverless = "/api/serverless"
+        none, shown = Reach.NONE, Reach.SHOWN
         return [
-            Endpoint("GET", "/healthz", self.alive, Scope.PROBE),
-            Endpoint("GET", "/readyz", self.ready, Scope.PROBE, answers=_READY),
+            Endpoint("GET", "/healthz", self.alive, Scope.PROBE, reach=none),
+            Endpoint("GET", "/readyz", self.ready, Scope.PROBE, answers=_READY, reach=none),
             Endpoint("GET", "/metrics", self.prometheus, Scope.WATCH, answers=_TEXTS),
-            Endpoint("GET", "/api/v1/health", self.health, Scope.WATCH),
+            Endpoint("GET", "/api/v1/health", self.health, Scope.WATCH, reach=none),
             Endpoint("GET", "/api/v1/stats", self.stats, Scope.WATCH, ("time_range_hours",)),
-            Endpoint("GET", serverless + "/metrics", self.metrics, Scope.WATCH, ("window", "task")),
-            Endpoint("GET", serverless + "/health", self.pool_health, Scope.WATCH),
-            Endpoint("GET", serverless + "/functions", self.functions, Scope.DEPLOY),
+            Endpoint(
+                "GET",
+                serverless + "/metrics",
+                self.metrics,
+                Scope.WATCH,
+                ("window", "task"),
+                reach=shown,
+            ),
+            Endpoint("GET", serverless + "/health", self.pool_health, Scope.WATCH, reach=none),
+            Endpoint("GET", serverless + "/functions", self.functions, Scope.DEPLOY, reach=shown),
         ]
 
     async def alive(self, request: Request) -> Response:
@@ -72,6 +81,11 @@ class Figures:
         window = text_parameter(request, "window")
         window_s = parse_window(window) if window else DEFAULT_WINDOW_S
         task = text_parameter(request, "task") or None
+        grant = grant_of(request)
+        if task is None:
+            grant.touch_all()
+        else:
+            touch(grant, self._service, task)
         answer = json_answer(self._service.metrics_answer(window_s, task))
         answer.headers["Content-Type"] = "application/json; charset=utf-8"
         return answer
@@ -92,7 +106,7 @@ class Figures:
 
     async def functions(self, request: Request) -> Response:
         """Lists the address of each function; hooks and workers are things we do not have."""
-        tasks = self._service.tasks(limit=_ALL_TASKS).items
+        tasks = self._service.tasks(limit=_ALL_TASKS, **filtered(grant_of(request))).items
         rows = [
             {"path": address(request, "functions", task.name), "task_name": task.name}
             for task in tasks

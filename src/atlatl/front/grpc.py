@@ -6,7 +6,7 @@ Here are access, statuses and the life of the server; what an RPC does stands in
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection
 
 from atlatl.errors import AtlatlError, ConfigurationError, InvalidRequest
 from atlatl.front import rpcs
-from atlatl.front.auth import Authorizer, Scope, bearer, is_loopback
+from atlatl.front.access import GrpcGate, Visitor, host_of_peer
+from atlatl.front.auth import Authorizer, Scope
 from atlatl.front.codec import text
 from atlatl.front.proto import function_pb2 as pb
 from atlatl.front.rpcs import Exchange
@@ -68,15 +69,20 @@ class GrpcServer:
         settings: where to listen, and the largest message.
         service: answers the calls.
         authorizer: knows who may do what.
+        tls: speaks TLS with it; None speaks without.
     """
 
     def __init__(
-        self, settings: GrpcSettings, service: FunctionService, authorizer: Authorizer
+        self,
+        settings: GrpcSettings,
+        service: FunctionService,
+        authorizer: Authorizer,
+        tls: grpc.ServerCredentials | None = None,
     ) -> None:
         self._settings = settings
         self._service = service
-        self._authorizer = authorizer
-        self._loopback = is_loopback(settings.host)
+        self._tls = tls
+        self._gate = GrpcGate(authorizer, settings.host)
         self._health = LiveHealth(service)
         self._server: grpc.aio.Server | None = None
         self.port = 0
@@ -91,7 +97,7 @@ class GrpcServer:
         limits = self._service.settings.limits
         largest = self._settings.max_message_bytes
         server = grpc.aio.server(
-            interceptors=(Door(self._require),),
+            interceptors=(Door(self._gate),),
             options=(
                 # With it a second server on the port would silently take half of the calls.
                 ("grpc.so_reuseport", 0),
@@ -106,7 +112,7 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        self.port = _listen(server, self._settings.host, self._settings.port)
+        self.port = _listen(server, self._settings, self._tls)
         await server.start()
         self._server = server
 
@@ -132,8 +138,7 @@ class GrpcServer:
         return await _guarded(context, self._answer(rpc, content, context))
 
     async def _answer(self, rpc: Unary, content: bytes, context: Context) -> Message:
-        exchange = self._exchange(context)
-        exchange.require(rpc.scope)
+        exchange = self._exchange(context, rpc.scope)
         answer = await rpc.answer(exchange, _decoded(rpc.request, content))
         held = self._service.hold_answer(answer.ByteSize())
         # The RPC is done when its answer is out, or nobody waits for it any more.
@@ -144,30 +149,28 @@ class GrpcServer:
         await _guarded(context, self._stream_out(content, context))
 
     async def _stream_out(self, content: bytes, context: Context) -> None:
-        exchange = self._exchange(context)
-        exchange.require(Scope.CALL)
+        exchange = self._exchange(context, Scope.CALL)
         request = _decoded(pb.InvokeFunctionRequest, content)
         await rpcs.stream_function(exchange, request, context.write)
 
-    def _exchange(self, context: Context) -> Exchange:
+    def _exchange(self, context: Context, scope: Scope) -> Exchange:
         headers = _headers(context.invocation_metadata())
-        return Exchange(self._service, headers, partial(self._require, headers))
-
-    def _require(self, headers: Mapping[str, str], scope: Scope) -> None:
-        token = bearer(headers.get("authorization", ""))
-        self._authorizer.check(scope, token, loopback=self._loopback)
+        visitor = Visitor(headers, host_of_peer(context.peer()))
+        return Exchange(self._service, headers, self._gate.admit(visitor, scope))
 
 
 class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Access to what is not ours: the health and reflection services."""
 
-    def __init__(self, require: Callable[[Mapping[str, str], Scope], None]) -> None:
-        self._require = require
+    def __init__(self, gate: GrpcGate) -> None:
+        self._gate = gate
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         if not handler_call_details.method.startswith(f"/{SERVICE}/"):
             try:
-                self._require(_headers(handler_call_details.invocation_metadata), Scope.WATCH)
+                # Whose address it comes from is not told here: the listener's has to do.
+                headers = _headers(handler_call_details.invocation_metadata)
+                self._gate.admit(Visitor(headers, "127.0.0.1"), Scope.WATCH)
             except AtlatlError as error:
                 return grpc.unary_unary_rpc_method_handler(partial(_refuse, error))
         return await continuation(handler_call_details)
@@ -227,9 +230,14 @@ def _headers(metadata: Any) -> dict[str, str]:
     return {name: value for name, value in metadata or () if isinstance(value, str)}
 
 
-def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
+def _listen(
+    server: grpc.aio.Server, settings: GrpcSettings, tls: grpc.ServerCredentials | None
+) -> int:
+    host, port = settings.host, settings.port
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
+        if tls is not None:
+            return server.add_secure_port(address, tls)
         return server.add_insecure_port(address)
     except RuntimeError:
         raise ConfigurationError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
@@ -12,13 +11,13 @@ from starlette.responses import Response
 
 from atlatl.errors import InvalidRequest
 from atlatl.front import rpcs
-from atlatl.front.access import Gate, visitor
 from atlatl.front.answers import address, bounded, json_answer, read_json, unless_gone
 from atlatl.front.auth import Scope
 from atlatl.front.calls import headers_of
 from atlatl.front.codec import EXECUTION_DATA
 from atlatl.front.proto import function_pb2 as pb
 from atlatl.front.proto_json import to_json
+from atlatl.front.reach import Reach, grant_of
 from atlatl.front.routes import Endpoint
 
 if TYPE_CHECKING:
@@ -35,9 +34,8 @@ _UNCHECKED = (AttributeError, LookupError, TypeError)
 class Invocations:
     """Answers `/api/v1/invocations`."""
 
-    def __init__(self, service: FunctionService, gate: Gate) -> None:
+    def __init__(self, service: FunctionService) -> None:
         self._service = service
-        self._gate = gate
 
     def endpoints(self) -> list[Endpoint]:
         return [
@@ -47,6 +45,7 @@ class Invocations:
                 self.invoke,
                 Scope.CALL,
                 body={"application/json": {"type": "object"}},
+                reach=Reach.SHOWN,
             )
         ]
 
@@ -57,7 +56,7 @@ class Invocations:
         exchange = rpcs.Exchange(
             self._service,
             headers_of(request.headers.raw, without=frozenset()),
-            partial(self._gate.check, visitor(request)),
+            grant_of(request),
         )
         answer = await unless_gone(request, rpcs.invoke_function(exchange, message))
         tree = to_json(answer)

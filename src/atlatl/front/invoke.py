@@ -20,6 +20,7 @@ from atlatl.front.auth import Scope
 from atlatl.front.calls import accepts, call_from, headers_of, prefers_async
 from atlatl.front.outcomes import accepted, answer, execution_headers
 from atlatl.front.problems import MethodNotAllowed, RouteNotFound, StreamCut
+from atlatl.front.reach import Reach
 from atlatl.front.reading import Reading
 from atlatl.front.routes import ANY_METHOD, Endpoint
 from atlatl.front.streaming import Chunked, ServerSentEvents
@@ -45,7 +46,7 @@ class Functions:
         # A function answers with any status and media type that it likes.
         answers = {"202": ["application/json"], "default": ["*/*"]}
         return [
-            Endpoint(ANY_METHOD, path, self.invoke, Scope.CALL, answers=answers)
+            Endpoint(ANY_METHOD, path, self.invoke, Scope.CALL, answers=answers, reach=Reach.NAMED)
             for path in ("/functions/{task}", "/functions/{task}/{path:path}")
         ]
 

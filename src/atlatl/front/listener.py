@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,9 +26,16 @@ class HttpListener:
         app: the application.
         settings: address and limits.
         fast: answers the requests that don't need the application.
+        tls: speaks HTTPS with it; None speaks HTTP.
     """
 
-    def __init__(self, app: Any, settings: HttpSettings, fast: FastPath | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        settings: HttpSettings,
+        fast: FastPath | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._settings = settings
         self._config = uvicorn.Config(
             app,
@@ -40,6 +48,8 @@ class HttpListener:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
+        self._config.load()
+        self._config.ssl = tls
         self._server = _Server(self._config)
         self._task: asyncio.Task[None] | None = None
         self.port = settings.port

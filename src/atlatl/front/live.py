@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from atlatl.engine.views import BreakerView, InstanceView, PoolView
 from atlatl.front.answers import count_parameter, json_answer
 from atlatl.front.auth import Scope
+from atlatl.front.reach import Reach, grant_of
 from atlatl.front.routes import Endpoint
 from atlatl.front.rows import breaker_row, instance_row, pool_row
 
 if TYPE_CHECKING:
     from atlatl.service import FunctionService
+
+V = TypeVar("V", InstanceView, PoolView, BreakerView)
 
 
 class Live:
@@ -24,25 +28,33 @@ class Live:
 
     def endpoints(self) -> list[Endpoint]:
         breaker = "/api/v1/breakers/{task}"
+        shown, named = Reach.SHOWN, Reach.NAMED
         return [
-            Endpoint("GET", "/api/v1/instances", self.instances, Scope.ADMIN),
-            Endpoint("GET", "/api/v1/pools", self.pools, Scope.ADMIN),
-            Endpoint("POST", "/api/v1/pools/{task}/prewarm", self.prewarm, Scope.ADMIN, ("count",)),
-            Endpoint("GET", "/api/v1/breakers", self.breakers, Scope.ADMIN),
-            Endpoint("POST", breaker + "/reset", self.reset_breaker, Scope.ADMIN),
-            Endpoint("POST", breaker + "/open", self.open_breaker, Scope.ADMIN),
-            Endpoint("POST", breaker + "/disable", self.disable_breaker, Scope.ADMIN),
+            Endpoint("GET", "/api/v1/instances", self.instances, Scope.ADMIN, reach=shown),
+            Endpoint("GET", "/api/v1/pools", self.pools, Scope.ADMIN, reach=shown),
+            Endpoint(
+                "POST",
+                "/api/v1/pools/{task}/prewarm",
+                self.prewarm,
+                Scope.ADMIN,
+                ("count",),
+                reach=named,
+            ),
+            Endpoint("GET", "/api/v1/breakers", self.breakers, Scope.ADMIN, reach=shown),
+            Endpoint("POST", breaker + "/reset", self.reset_breaker, Scope.ADMIN, reach=named),
+            Endpoint("POST", breaker + "/open", self.open_breaker, Scope.ADMIN, reach=named),
+            Endpoint("POST", breaker + "/disable", self.disable_breaker, Scope.ADMIN, reach=named),
         ]
 
     async def instances(self, request: Request) -> Response:
         """Lists the live instances."""
-        return json_answer(
-            {"instances": [instance_row(view) for view in self._service.instances()]}
-        )
+        views = self._seen(request, self._service.instances())
+        return json_answer({"instances": [instance_row(view) for view in views]})
 
     async def pools(self, request: Request) -> Response:
         """Lists the pools, each with its last scaling decision."""
-        return json_answer({"pools": [pool_row(view) for view in self._service.pools()]})
+        views = self._seen(request, self._service.pools())
+        return json_answer({"pools": [pool_row(view) for view in views]})
 
     async def prewarm(self, request: Request) -> Response:
         """Has `count` instances of a task ready."""
@@ -52,7 +64,12 @@ class Live:
 
     async def breakers(self, request: Request) -> Response:
         """Lists the circuit breakers."""
-        return json_answer({"breakers": [breaker_row(view) for view in self._service.breakers()]})
+        views = self._seen(request, self._service.breakers())
+        return json_answer({"breakers": [breaker_row(view) for view in views]})
+
+    def _seen(self, request: Request, views: list[V]) -> list[V]:
+        grant = grant_of(request)
+        return [view for view in views if grant.sees(view.task_name)]
 
     async def reset_breaker(self, request: Request) -> Response:
         """Closes a breaker and lets it work by itself again."""

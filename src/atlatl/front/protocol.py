@@ -82,6 +82,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _host = ""
     _picked: tuple[bytes, bytes, list[tuple[bytes, bytes]]] | None = None
     """The last request; a connection mostly repeats itself."""
+    _generation = -1
+    """Of the tokens, when it came."""
     _wanted: Wanted | None = None
     """What it asked for."""
     _fields_of: object = None
@@ -224,13 +226,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.fast_path is None:
             return None
         parser, request = self.parser, (self.parser.get_method(), self.url, self.headers)
-        if request != self._picked:
-            self._picked, self._wanted = request, self.fast_path.pick(*request, self._host)
+        fast_path = self.fast_path
+        generation = fast_path.authorizer.generation
+        if request != self._picked or generation != self._generation:
+            self._picked, self._generation = request, generation
+            self._wanted = fast_path.pick(*request, self._host)
         wanted = self._wanted
-        if wanted is None or not self.fast_path.serves(wanted):
+        if wanted is None or not fast_path.serves(wanted):
             return None
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
-        return FastCycle(self, self.fast_path.service, wanted, keep_alive=keep_alive)
+        return FastCycle(self, fast_path.service, wanted, keep_alive=keep_alive)
 
     def _to_application(self) -> None:
         """Has uvicorn make what the application needs, of what has come in."""

@@ -14,6 +14,7 @@ from starlette.types import Scope as AsgiScope
 from atlatl.front.answers import MAX_WAIT_S
 from atlatl.front.auth import Scope
 from atlatl.front.problems import MethodNotAllowed
+from atlatl.front.reach import Reach
 from atlatl.model import ExecutionStatus
 
 ANY_METHOD = ""
@@ -40,9 +41,11 @@ class Endpoint(NamedTuple):
     """Media types of the bodies that it reads, each with its JSON Schema."""
     answers: Answers = {"200": [JSON]}
     """Of success. All else is a problem document, unless there is one for `default`."""
+    reach: Reach = Reach.ALL
+    """A parameter `task` or `name` of its path is the task, `id` the execution."""
 
 
-Admit = Callable[[Request, Scope], None]
+Admit = Callable[[Request, Endpoint], Awaitable[None]]
 """Lets a request in, or raises."""
 
 
@@ -69,7 +72,7 @@ class PathApp:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         endpoint = self._endpoint(request.method)
-        self._admit(request, endpoint.scope)
+        await self._admit(request, endpoint)
         answer = await endpoint.handler(request)
         await answer(scope, receive, send)
 

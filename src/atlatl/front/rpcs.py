@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
+from atlatl.engine.views import CancelAnswer
 from atlatl.errors import (
     AtlatlError,
     Draining,
@@ -22,8 +23,9 @@ from atlatl.errors import (
     Unauthenticated,
 )
 from atlatl.front import codec, reports
-from atlatl.front.auth import Scope
+from atlatl.front.auth import Grant, Scope
 from atlatl.front.proto import function_pb2 as pb
+from atlatl.front.reach import filtered, touch, touch_target, visible_execution
 from atlatl.front.reading import Reading
 from atlatl.model import Call, Execution, Mode, OutcomeKind, Result
 
@@ -46,8 +48,8 @@ class Exchange(NamedTuple):
     service: FunctionService
     headers: Mapping[str, str]
     """Of the transport; names in lower case."""
-    require: Callable[[Scope], None]
-    """Raises Unauthenticated or PermissionDenied unless the caller may do that."""
+    grant: Grant
+    """What the caller may do."""
 
 
 # --- calls ---
@@ -89,10 +91,12 @@ async def _addressed(
     exchange: Exchange, request: pb.InvokeFunctionRequest, call: Call
 ) -> tuple[Call, str]:
     """The call with the name of its task, and the id of that."""
-    target = codec.target(request)
+    target, grant = codec.target(request), exchange.grant
+    touch_target(grant, exchange.service, target)
     if exchange.service.would_create(target):
-        exchange.require(Scope.DEPLOY)
+        grant.require(Scope.DEPLOY)
     task = await exchange.service.task_for_invocation(target)
+    grant.touch(task.name)
     return replace(call, task_name=task.name), task.task_id
 
 
@@ -144,7 +148,7 @@ async def get_execution_status(
     exchange: Exchange, request: pb.GetExecutionStatusRequest
 ) -> pb.GetExecutionStatusResponse:
     try:
-        execution = await exchange.service.execution(request.execution_id)
+        execution = await visible_execution(exchange.grant, exchange.service, request.execution_id)
     except ExecutionNotFound as error:
         return pb.GetExecutionStatusResponse(found=False, message=error.message)
     return codec.execution_status(execution, include_logs=request.include_logs)
@@ -153,6 +157,11 @@ async def get_execution_status(
 async def cancel_execution(
     exchange: Exchange, request: pb.CancelExecutionRequest
 ) -> pb.CancelExecutionResponse:
+    if exchange.grant.limited:
+        try:
+            await visible_execution(exchange.grant, exchange.service, request.execution_id)
+        except ExecutionNotFound as error:
+            return codec.cancelled(CancelAnswer(success=False, message=error.message))
     answer = await exchange.service.cancel(
         request.execution_id, reason=request.reason, force=request.force
     )
@@ -163,11 +172,14 @@ async def list_executions(
     exchange: Exchange, request: pb.ListExecutionsRequest
 ) -> pb.ListExecutionsResponse:
     """Raises InvalidRequest: the limit is negative, or the cursor names nothing."""
+    if request.task_id:
+        touch(exchange.grant, exchange.service, request.task_id)
     page = await exchange.service.executions(
         task=request.task_id,
         status=codec.status_filter(request.status_filter),
         limit=codec.page_size("limit", request.limit, PAGE),
         start_after=request.start_after,
+        **filtered(exchange.grant),
     )
     return codec.executions(page)
 
@@ -182,6 +194,7 @@ async def list_tasks(exchange: Exchange, request: pb.ListTasksRequest) -> pb.Lis
         prefix=request.prefix,
         limit=codec.page_size("limit", request.limit, PAGE),
         start_after=request.start_after,
+        **filtered(exchange.grant),
     )
     views = [service.task_view(task) for task in page.items]
     return reports.tasks(views, page.next_start_after, details=request.include_details)
@@ -190,6 +203,7 @@ async def list_tasks(exchange: Exchange, request: pb.ListTasksRequest) -> pb.Lis
 async def get_task(exchange: Exchange, request: pb.GetTaskRequest) -> pb.GetTaskResponse:
     """Raises InvalidRequest: the limit is negative."""
     service = exchange.service
+    touch(exchange.grant, service, request.task_id)
     limit = codec.page_size("execution_limit", request.execution_limit, RECENT_EXECUTIONS)
     try:
         task = service.task(request.task_id)
@@ -208,6 +222,7 @@ async def get_task(exchange: Exchange, request: pb.GetTaskRequest) -> pb.GetTask
 
 
 async def delete_task(exchange: Exchange, request: pb.DeleteTaskRequest) -> pb.DeleteTaskResponse:
+    touch(exchange.grant, exchange.service, request.task_id)
     deletion = await exchange.service.delete_task(
         request.task_id, force=request.force, cleanup_executions=request.cleanup_executions
     )
@@ -223,6 +238,7 @@ async def get_health(exchange: Exchange, request: pb.GetHealthRequest) -> pb.Get
 
 async def get_stats(exchange: Exchange, request: pb.GetStatsRequest) -> pb.GetStatsResponse:
     """Raises InvalidRequest: the time range is negative."""
+    exchange.grant.touch_all()
     hours = codec.not_negative("time_range_hours", request.time_range_hours)
     return reports.stats(
         exchange.service.stats(hours=hours),

@@ -11,7 +11,14 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
-from atlatl.errors import ArtifactError, ConfigurationError, Conflict, InvalidRequest, TaskNotFound
+from atlatl.errors import (
+    ArtifactError,
+    ConfigurationError,
+    Conflict,
+    InvalidRequest,
+    PermissionDenied,
+    TaskNotFound,
+)
 from atlatl.front.answers import (
     address,
     bounded,
@@ -22,8 +29,9 @@ from atlatl.front.answers import (
     read_json,
     text_parameter,
 )
-from atlatl.front.auth import Scope
+from atlatl.front.auth import Grant, Scope
 from atlatl.front.problems import problem_response
+from atlatl.front.reach import Reach, filtered, grant_of
 from atlatl.front.routes import Endpoint
 from atlatl.front.rows import deployment_row, task_row
 from atlatl.settings import merge
@@ -71,6 +79,7 @@ class Tasks:
                 self.listing,
                 Scope.DEPLOY,
                 ("prefix", "limit", "start_after"),
+                reach=Reach.SHOWN,
             ),
             Endpoint(
                 "PUT",
@@ -80,15 +89,24 @@ class Tasks:
                 ("filename", "handler", "timeout_ms"),
                 {"multipart/form-data": _FORM, "application/octet-stream": {}},
                 {"200": ["application/json"], "201": ["application/json"]},
+                Reach.NAMED,
             ),
-            Endpoint("GET", one, self.show, Scope.DEPLOY),
-            Endpoint("DELETE", one, self.delete, Scope.ADMIN, ("force", "cleanup_executions")),
+            Endpoint("GET", one, self.show, Scope.DEPLOY, reach=Reach.NAMED),
+            Endpoint(
+                "DELETE",
+                one,
+                self.delete,
+                Scope.ADMIN,
+                ("force", "cleanup_executions"),
+                reach=Reach.NAMED,
+            ),
         ]
 
     async def deploy(self, request: Request) -> Response:
         """Deploys a task, or changes one: 201 when something changed, 200 when nothing did."""
         name = request.path_params["name"]
         upload = await self._upload(request)
+        _check_confinement(grant_of(request), upload.settings)
         try:
             deployment = await self._service.deploy(
                 name, upload.content, filename=upload.filename, settings=upload.settings
@@ -118,7 +136,9 @@ class Tasks:
     async def listing(self, request: Request) -> Response:
         """Lists tasks, ordered by `task_id`."""
         page = self._service.tasks(
-            prefix=text_parameter(request, "prefix"), **page_parameters(request)
+            prefix=text_parameter(request, "prefix"),
+            **page_parameters(request),
+            **filtered(grant_of(request)),
         )
         rows = [task_row(self._service.task_view(task)) for task in page.items]
         return json_answer({"tasks": rows, "next_start_after": page.next_start_after})
@@ -146,6 +166,16 @@ class Tasks:
         return json_answer(
             {"task_name": name, "deleted": True, "cleaned_executions": deletion.cleaned_executions}
         )
+
+
+def _check_confinement(grant: Grant, settings: dict[str, Any]) -> None:
+    """Code that nothing holds may read the admin token, so that whoever deploys it has it."""
+    confinement = settings.get("confinement")
+    if isinstance(confinement, dict) and confinement.get("level") == "none":
+        try:
+            grant.require(Scope.ADMIN)
+        except PermissionDenied as error:
+            raise PermissionDenied(f"`confinement.level = none`: {error.message}") from None
 
 
 class _FormReader(MultiPartParser):
