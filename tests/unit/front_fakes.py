@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -26,7 +27,7 @@ from atlatl.engine.views import (
 )
 from atlatl.errors import AtlatlError, ExecutionNotFound, TaskNotFound
 from atlatl.front.asgi import asgi
-from atlatl.front.auth import Authorizer
+from atlatl.front.auth import Authorizer, Token, sha256
 from atlatl.model import (
     Artifact,
     Call,
@@ -370,17 +371,37 @@ def hello(kind: str = "json", body: bytes = b'{"a": 1}', **more: Any) -> FakeSer
     return service
 
 
-def front(service: FakeService, *, required: Any = "auto") -> Any:
-    return asgi(service, authorizer=Authorizer(TOKEN, required))  # type: ignore[arg-type]
+def front(service: FakeService, *, required: Any = "auto", tokens: Sequence[Token] = ()) -> Any:
+    authorizer = Authorizer(TOKEN, required)
+    authorizer.hold(tokens)
+    return asgi(service, authorizer=authorizer)  # type: ignore[arg-type]
+
+
+def make_token(secret: str, scope: Any = "invoke", **more: Any) -> Token:
+    """What is kept of a token; by default it is called like its scope."""
+    created_at = datetime.fromtimestamp(1_700_000_000, UTC)
+    named = {"name": scope, "created_at": created_at, **more}
+    return Token(scope=scope, sha256=sha256(secret), **named)
+
+
+def bearing(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
 
 
 @asynccontextmanager
 async def speaking_to(
-    service: FakeService, *, required: Any = "auto", peer: str = "127.0.0.1", base_url: str = LOCAL
+    service: FakeService,
+    *,
+    required: Any = "auto",
+    peer: str = "127.0.0.1",
+    base_url: str = LOCAL,
+    tokens: Sequence[Token] = (),
 ) -> Any:
     """A client of the front, in memory; exceptions of the front are answered, not raised."""
     transport = httpx.ASGITransport(
-        front(service, required=required), raise_app_exceptions=False, client=(peer, 50000)
+        front(service, required=required, tokens=tokens),
+        raise_app_exceptions=False,
+        client=(peer, 50000),
     )
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
         yield client
@@ -388,7 +409,9 @@ async def speaking_to(
 
 def ask(service: FakeService, method: str, path: str, **more: Any) -> httpx.Response:
     """One request with the admin token, unless `headers` say otherwise."""
-    options = {key: more.pop(key) for key in ("required", "peer", "base_url") if key in more}
+    options = {
+        key: more.pop(key) for key in ("required", "peer", "base_url", "tokens") if key in more
+    }
     more.setdefault("headers", BEARER)
 
     async def once() -> httpx.Response:

@@ -8,79 +8,8 @@ from pathlib import Path
 import pytest
 
 from atlatl.errors import SettingInvalid, Unauthenticated
-from atlatl.front.access import Gate
-from atlatl.front.asgi import endpoints
 from atlatl.front.auth import Authorizer, Grant, Scope, admin_token, bearer, is_loopback
-from tests.unit.front_fakes import BEARER, TOKEN, FakeService, ask, hello, run, speaking_to
-
-OPEN_EVERYWHERE = {("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")}
-OPEN_ON_LOOPBACK = {
-    ("", "/functions/{task}"),
-    ("", "/functions/{task}/{path:path}"),
-    ("GET", "/api/v1/executions/{id:path}"),
-    ("GET", "/api/v1/executions/{id:path}/status"),
-    ("GET", "/api/v1/executions/{id:path}/result"),
-    ("POST", "/api/v1/invocations"),
-    ("GET", "/metrics"),
-    ("GET", "/api/v1/health"),
-    ("GET", "/api/v1/stats"),
-    ("GET", "/api/serverless/metrics"),
-    ("GET", "/api/serverless/health"),
-}
-SCOPES = {
-    Scope.INVOKE: {
-        ("GET", "/api/v1/executions/{id:path}/logs"),
-        ("POST", "/api/v1/executions/{id:path}/cancel"),
-    },
-    Scope.DEPLOY: {
-        ("GET", "/api/v1/tasks"),
-        ("PUT", "/api/v1/tasks/{name}"),
-        ("GET", "/api/v1/tasks/{name}"),
-        ("GET", "/api/v1/executions"),
-        ("GET", "/api/serverless/functions"),
-    },
-}
-
-
-def table() -> list[tuple[str, str, Scope]]:
-    service = FakeService()
-    gate = Gate(Authorizer(TOKEN), service.settings.http.host)
-    served = endpoints(service, gate)  # type: ignore[arg-type]
-    return [(endpoint.method, endpoint.path, endpoint.scope) for endpoint in served]
-
-
-def test_every_route_has_the_scope_that_was_decided_for_it_and_a_new_one_needs_admin() -> None:
-    for method, path, scope in table():
-        route = (method, path)
-        if route in OPEN_EVERYWHERE:
-            assert scope is Scope.PROBE, route
-        elif route in OPEN_ON_LOOPBACK:
-            assert scope in (Scope.CALL, Scope.WATCH), route
-        else:
-            decided = [s for s, members in SCOPES.items() if route in members] or [Scope.ADMIN]
-            assert [scope] == decided, route
-
-
-def test_the_decisions_above_are_about_routes_that_exist() -> None:
-    existing = {(method, path) for method, path, _ in table()}
-    decided = OPEN_EVERYWHERE | OPEN_ON_LOOPBACK | set().union(*SCOPES.values())
-    assert decided <= existing
-
-
-@pytest.mark.parametrize("peer", ["127.0.0.1", "10.0.0.7"])
-def test_without_a_token_every_other_route_answers_401(peer: str) -> None:
-    service = FakeService()
-
-    async def statuses() -> dict[tuple[str, str], int]:
-        async with speaking_to(service, peer=peer) as client:
-            return {
-                (method, path): (await client.request(method or "GET", path)).status_code
-                for method, path, _ in table()
-            }
-
-    free = OPEN_EVERYWHERE | (OPEN_ON_LOOPBACK if peer == "127.0.0.1" else set())
-    for route, status in run(statuses()).items():
-        assert (status != 401) == (route in free), route
+from tests.unit.front_fakes import BEARER, FakeService, ask, hello
 
 
 def check(

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from atlatl.telemetry.queues import QueueFigures
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
+NOW = datetime.fromtimestamp(1_800_000_000, UTC)
 
 
 def settings(**tree: Any) -> Settings:
@@ -483,7 +485,7 @@ def test_a_token_that_others_can_read_fails(tmp_path: Path) -> None:
     ],
 )
 def test_access(tree: dict[str, Any], guarded: bool | None, verdict: str) -> None:
-    item = configured.access(settings(**tree), seen(guarded=guarded))
+    item = configured.access(settings(**tree), seen(guarded=guarded), NOW)
     assert item.verdict == verdict, item.detail
 
 

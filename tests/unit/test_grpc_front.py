@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -36,7 +36,7 @@ from atlatl.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
-from atlatl.front.auth import Authorizer
+from atlatl.front.auth import Authorizer, Token
 from atlatl.front.grpc import GrpcServer
 from atlatl.front.proto import function_pb2 as pb
 from atlatl.front.proto.function_pb2_grpc import FunctionServiceStub
@@ -237,10 +237,15 @@ class Front:
 
 @asynccontextmanager
 async def served(
-    service: FakeService, *, required: Any = "auto", host: str = "127.0.0.1"
+    service: FakeService,
+    *,
+    required: Any = "auto",
+    host: str = "127.0.0.1",
+    tokens: Sequence[Token] = (),
 ) -> AsyncIterator[Front]:
-    settings = GrpcSettings(port=0, host=host)
-    server = GrpcServer(settings, service, Authorizer(TOKEN, required))  # type: ignore[arg-type]
+    authorizer = Authorizer(TOKEN, required)
+    authorizer.hold(tokens)
+    server = GrpcServer(GrpcSettings(port=0, host=host), service, authorizer)  # type: ignore[arg-type]
     await server.start()
     try:
         yield Front(service, server)

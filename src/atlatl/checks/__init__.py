@@ -6,7 +6,9 @@ Reads the configuration, the installation and, where one runs, the service; chan
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
+from atlatl.assembly import wall_clock
 from atlatl.checks.configured import access, breaker_settings, data_directory, pool_settings
 from atlatl.checks.installed import alert_rules, benchmark, documentation
 from atlatl.checks.item import Item, failed
@@ -21,6 +23,7 @@ _ITEM_OF_GROUP = {
     "pool": "pool settings",
     "scaling": "pool settings",
     "auth": "access",
+    "tls": "access",
     "data_dir": "data directory",
 }
 
@@ -50,7 +53,7 @@ def check(
         pool_settings(settings, seen),
         *of_installation,
         data_directory(settings),
-        access(settings, seen),
+        access(settings, seen, datetime.fromtimestamp(wall_clock(), UTC)),
         confinement(seen),
     ]
 

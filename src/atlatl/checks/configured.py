@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from atlatl.checks.item import Item, failed, judged, mebibytes
@@ -12,12 +13,16 @@ from atlatl.checks.live import Seen
 from atlatl.engine.autoscaler import ASSUMED_BYTES
 from atlatl.errors import SettingInvalid
 from atlatl.front.auth import is_loopback
+from atlatl.front.tls import expiry
+from atlatl.front.tokens import TokenFile, has_expired
 from atlatl.runtimes.machine import memory_budget_bytes
 from atlatl.settings import CircuitBreakerSettings, Settings, TaskSettings, task_settings
 
 DEFAULTS = "the defaults"
 """Stands where a task's name would, for what holds when a task says nothing."""
 MOST_THRESHOLD = 100
+RENEW_S = 14 * 86_400.0
+"""A certificate that ends sooner should have been renewed already."""
 SHORTEST_OPEN_S, LONGEST_OPEN_S = 1.0, 3600.0
 
 
@@ -155,7 +160,7 @@ def data_directory(settings: Settings) -> Item:
 def _opened_to_others(data_dir: Path) -> list[str]:
     return [
         f"{path} is open to other users: say `chmod go-rwx {path}`"
-        for path in (data_dir, data_dir / "token")
+        for path in (data_dir, data_dir / "token", data_dir / "tokens")
         if path.exists() and path.stat().st_mode & 0o077
     ]
 
@@ -163,8 +168,8 @@ def _opened_to_others(data_dir: Path) -> list[str]:
 # --- access ---
 
 
-def access(settings: Settings, seen: Seen) -> Item:
-    """Nobody manages the service from another machine without a token."""
+def access(settings: Settings, seen: Seen, now: datetime) -> Item:
+    """Nobody manages the service from another machine without a token, or reads what is sent."""
     required = settings.auth.required
     hosts = {"http": settings.http.host}
     if settings.grpc.enabled:
@@ -172,9 +177,23 @@ def access(settings: Settings, seen: Seen) -> Item:
     outside = [
         f"{front} listens on {host}" for front, host in hosts.items() if not is_loopback(host)
     ]
-    faults, doubts = [], []
+    faults: list[str] = []
+    doubts: list[str] = []
+    known: list[str] = []
+    for look in (_certificate, _tokens):
+        try:
+            detail, doubt = look(settings, now)
+        except SettingInvalid as error:
+            faults.append(error.message)
+        else:
+            known.append(detail)
+            doubts += filter(None, [doubt])
     if outside:
-        doubts.append("tokens and bodies travel unencrypted: put a proxy with TLS before it")
+        if not settings.tls.cert_file:
+            doubts.append(
+                "tokens and bodies travel unencrypted: set `tls.cert_file` and `tls.key_file`, or "
+                "put a proxy with TLS before it"
+            )
         if required is False:
             faults.append("nothing needs a token (`auth.required = false`) and others can reach it")
     elif required is False:
@@ -185,4 +204,23 @@ def access(settings: Settings, seen: Seen) -> Item:
     needed = f"tokens are needed {words[required]}" if required in words else "no tokens"
     measured = " (a call without one was refused)" if seen.guarded else ""
     where = ", ".join(outside) or "loopback only"
-    return judged("access", faults, doubts, f"{where}, {needed}{measured}")
+    return judged("access", faults, doubts, ", ".join([where, needed + measured, *known]))
+
+
+def _certificate(settings: Settings, now: datetime) -> tuple[str, str]:
+    """Figures and a doubt; raises SettingInvalid when no client would accept it."""
+    if not settings.tls.cert_file:
+        return "no TLS", ""
+    left_s = expiry(settings.tls) - now.timestamp()
+    days = f"{left_s / 86_400:.0f} days"
+    doubt = f"the certificate ends in {days}: renew it" if left_s < RENEW_S else ""
+    return f"TLS with a certificate for {days}", doubt
+
+
+def _tokens(settings: Settings, now: datetime) -> tuple[str, str]:
+    """The same; raises SettingInvalid when the file cannot be read."""
+    tokens = TokenFile(Path(settings.data_dir)).read()
+    expired = [token.name for token in tokens if has_expired(token, now)]
+    doubt = f"expired, revoke them: tokens {', '.join(expired)}" if expired else ""
+    count = len(tokens) - len(expired)
+    return f"{count} token{'' if count == 1 else 's'} besides the admin's", doubt

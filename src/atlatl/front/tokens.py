@@ -82,7 +82,8 @@ class TokenFile:
                 "delete it and make the tokens anew"
             ) from None
         for token in content.tokens:
-            _check(token)
+            if fault := _fault(token):
+                raise SettingInvalid(f"{self.path}: token {token.name[:80]!r}: {fault}")
         return content.tokens
 
     def create(
@@ -128,10 +129,8 @@ class TokenFile:
             )
         except msgspec.ValidationError as error:
             raise InvalidRequest(str(error)) from None
-        try:
-            _check(token)
-        except SettingInvalid as error:
-            raise InvalidRequest(error.message) from None
+        if fault := _fault(token):
+            raise InvalidRequest(f"token {token.name[:80]!r}: {fault}")
         with self._locked():
             others = self.read()
             if any(other.name == token.name for other in others):
@@ -271,16 +270,13 @@ def parse_expiry(text: str, now: datetime) -> datetime | None:
         ) from None
 
 
-def _check(token: Token) -> None:
-    """Raises SettingInvalid for what no token can have."""
-    fault = ""
+def _fault(token: Token) -> str:
+    """What no token can have; empty when there is nothing wrong."""
+    moments = (token.created_at, token.expires_at or token.created_at)
     if _NAME.fullmatch(token.name) is None or token.name == "admin":
-        fault = "a name has 1 to 64 letters, digits and `._@-`, and is not `admin`"
-    elif re.fullmatch("[0-9a-f]{64}", token.sha256) is None:
-        fault = "`sha256` has 64 hexadecimal digits"
-    elif not 0 <= token.rate_limit_per_s < float("inf"):
-        fault = "a rate limit is 0 (none) or above"
-    elif any(moment.tzinfo is None for moment in (token.created_at, token.expires_at) if moment):
-        fault = "times need their offset"
-    if fault:
-        raise SettingInvalid(f"token {token.name[:80]!r}: {fault}")
+        return "a name has 1 to 64 letters, digits and `._@-`, and is not `admin`"
+    if re.fullmatch("[0-9a-f]{64}", token.sha256) is None:
+        return "`sha256` has 64 hexadecimal digits"
+    if not 0 <= token.rate_limit_per_s < float("inf"):
+        return "a rate limit is 0 (none) or above"
+    return "" if all(each.tzinfo for each in moments) else "times need their offset"
