@@ -209,7 +209,7 @@ def expiry(settings: TlsSettings) -> float:
     asked = server.wrap_bio(to_server, to_client, server_side=True)
     asking = trusting_only(pair.chain).wrap_bio(to_client, to_server)
     try:
-        while not _done(asking) or not _done(asked):
+        while not all([_done(asking), _done(asked)]):  # both, in turn
             pass
     except ssl.SSLError as error:
         why = getattr(error, "verify_message", "") or _reason(error)
