@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,14 +18,19 @@ from typing import Any
 
 import httpx
 
-STARTED = re.compile(r"atlatl serves on (http://\S+?)(?: and gRPC (\S+?))?, data in (.*)")
+STARTED = re.compile(r"atlatl serves on (https?://\S+?)(?: and gRPC (\S+?))?, data in (.*)")
 
 
 class Server:
     """Starts the service and speaks to it; `stop` or `kill` ends it."""
 
     def __init__(
-        self, data_dir: Path, *args: str, env: dict[str, str] | None = None, **settings: Any
+        self,
+        data_dir: Path,
+        *args: str,
+        env: dict[str, str] | None = None,
+        ca_file: Path | None = None,
+        **settings: Any,
     ) -> None:
         self.data_dir = data_dir
         self.lines: list[str] = []
@@ -40,13 +46,14 @@ class Server:
         self._started = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if not self._started.wait(30) or not self.lines or self.process.poll() is not None:
+        if not self._started.wait(30) or not hasattr(self, "url"):
             self.kill()
             raise AssertionError("the service did not start:\n" + "\n".join(self.lines))
         self.http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {self.token}"},
             timeout=60,
+            verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
         )
 
     def _read(self) -> None:
