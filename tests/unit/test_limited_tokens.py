@@ -12,7 +12,7 @@ import pytest
 from atlatl.errors import AtlatlError, PermissionDenied
 from atlatl.front.access import Gate
 from atlatl.front.asgi import asgi
-from atlatl.front.auth import OF_TOKENS, Authorizer, Grant, Scope
+from atlatl.front.auth import OF_TOKENS, RECENT, Authorizer, Grant, Scope
 from atlatl.front.fast import FastPath
 from atlatl.model import Arguments, Call
 from tests.connections import Connection
@@ -328,3 +328,18 @@ def test_a_token_is_found_among_several() -> None:
         assert authorizer.known(header) is None
     with pytest.raises(AtlatlError):
         authorizer.without("Bearer", loopback=False).require(Scope.CALL)
+
+
+def test_what_is_remembered_of_tokens_is_bounded_and_ends_with_them() -> None:
+    authorizer = Authorizer(TOKEN)
+    authorizer.hold([limited()])
+    for number in range(2 * RECENT):
+        assert authorizer.known(f"Basic {number}, Bearer {SECRET}") is not None
+    assert len(authorizer._recent) <= RECENT
+    many = ", ".join(["Bearer x"] * 10_000)
+    assert authorizer.known(f"Bearer {SECRET}, {many}") is not None
+    assert authorizer.known(f"{many}, Bearer {SECRET}") is None
+    assert max(map(len, authorizer._recent)) < 300
+    authorizer.hold([])
+    assert authorizer.known(f"Bearer {SECRET}") is None
+    assert authorizer.known(f"Bearer {SECRET}") is None

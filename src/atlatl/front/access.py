@@ -37,6 +37,15 @@ FORWARDED = frozenset(
 )
 """A proxy on this machine hands on what strangers ask: its requests are not local."""
 
+LOCAL_PEERS = (
+    "ipv4:127.",
+    "ipv6:[::1]:",
+    "ipv6:%5B::1%5D:",
+    "ipv6:[::ffff:127.",
+    "ipv6:%5B::ffff:127.",
+)
+"""How the peers of gRPC on this machine begin; which brackets they have depends on its version."""
+
 
 class Visitor(NamedTuple):
     """Who asks, as far as a request tells.
@@ -132,20 +141,20 @@ class GrpcGate(Gate):
     """The same for gRPC, which serves no pages: whatever a page sends is from another site.
 
     The name that a caller asked for is not shown to a gRPC server. A page whose name was rebound
-    cannot ask without `Origin`, because RPCs are POSTs.
+    cannot ask without `Origin`, because RPCs are POSTs. `Visitor.host` is what gRPC calls a peer,
+    such as `ipv4:127.0.0.1:50000`.
     """
+
+    def _is_local(self, visitor: Visitor) -> bool:
+        return (
+            self._on_loopback
+            and visitor.host.startswith(LOCAL_PEERS)
+            and FORWARDED.isdisjoint(visitor.headers)
+        )
 
     def _refuse_other_sites(self, headers: Mapping[str, str]) -> None:
         if "origin" in headers or "sec-fetch-site" in headers:
             raise PermissionDenied("web pages may not call this service without a token")
-
-
-def host_of_peer(peer: str) -> str:
-    """The address in what gRPC calls a peer, such as `ipv4:127.0.0.1:5` or `ipv6:%5B::1%5D:5`."""
-    kind, _, rest = peer.partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return ""
-    return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
 
 
 def _authority(origin: str) -> str:

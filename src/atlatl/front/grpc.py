@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from atlatl.errors import AtlatlError, ConfigurationError, InvalidRequest
 from atlatl.front import rpcs
-from atlatl.front.access import GrpcGate, Visitor, host_of_peer
+from atlatl.front.access import GrpcGate, Visitor
 from atlatl.front.auth import Authorizer, Scope
 from atlatl.front.codec import text
 from atlatl.front.proto import function_pb2 as pb
@@ -155,7 +155,7 @@ class GrpcServer:
 
     def _exchange(self, context: Context, scope: Scope) -> Exchange:
         headers = _headers(context.invocation_metadata())
-        visitor = Visitor(headers, host_of_peer(context.peer()))
+        visitor = Visitor(headers, context.peer())
         return Exchange(self._service, headers, self._gate.admit(visitor, scope))
 
 
@@ -170,7 +170,7 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             try:
                 # Whose address it comes from is not told here: the listener's has to do.
                 headers = _headers(handler_call_details.invocation_metadata)
-                self._gate.admit(Visitor(headers, "127.0.0.1"), Scope.WATCH)
+                self._gate.admit(Visitor(headers, "ipv4:127.0.0.1:0"), Scope.WATCH)
             except AtlatlError as error:
                 return grpc.unary_unary_rpc_method_handler(partial(_refuse, error))
         return await continuation(handler_call_details)
