@@ -106,7 +106,13 @@ def test_every_error_has_its_row() -> None:
 
 def test_every_command_has_its_section() -> None:
     page = reference("commands.md")
-    named = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    groups = [("", cli.app)] + [(f"{g.name} ", g.typer_instance) for g in cli.app.registered_groups]
+    named = {
+        above + (command.name or command.callback.__name__)
+        for above, group in groups
+        for command in group.registered_commands
+    }
+    assert "token create" in named
     assert named
     assert {name for name in named if f"## `atlatl {name}" not in page} == set()
 
