@@ -55,8 +55,9 @@ class Shell:
         monkeypatch.setenv("ATLATL__DATA_DIR", str(here / "data"))
         monkeypatch.setattr(atlatl.client, "Client", self._client)
 
-    def _client(self, url: str, *, token: str) -> Client:
+    def _client(self, url: str, *, token: str, tls: object) -> Client:
         self.made.append((url, token))
+        assert (tls is not None) == url.startswith("https:")
         local = url if "127.0.0.1" in url else "http://127.0.0.1:8081"
         return Client(local, token=token, transport=self.transport)
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import stat
 import threading
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from atlatl import cli
 from atlatl.errors import AtlatlError, Conflict, InvalidRequest, RateLimited, SettingInvalid
+from atlatl.front.asgi import asgi
 from atlatl.front.auth import Scope
 from atlatl.front.tokens import TokenFile, TokenKeeper, parse_expiry
 from atlatl.front.watching import EVERY_S, Watch
+from tests.unit.front_fakes import LOCAL, FakeService, bearing
 
 NOW = datetime(2026, 1, 31, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -282,6 +287,46 @@ def test_a_change_is_seen_within_a_second_and_a_bug_ends_nothing(
     thread.join(10)
     assert not thread.is_alive()
     watch.stop()
+
+
+def test_a_front_that_is_mounted_sees_changes_too_and_its_thread_ends_with_the_service(
+    tmp_path: Path,
+) -> None:
+    service = FakeService(data_dir=str(tmp_path))
+    service.is_open = False
+    app = asgi(service)  # type: ignore[arg-type]
+    assert not watching()  # nothing may be started before the service is
+    service.is_open = True
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app, client=("127.0.0.1", 5))
+        async with httpx.AsyncClient(transport=transport, base_url=LOCAL) as client:
+
+            async def status() -> int:
+                return (await client.get("/api/v1/tasks", headers=bearing(secret))).status_code
+
+            secret, token = TokenFile(tmp_path).create("deploy", now=NOW)
+            assert await status() == 200  # what happened before the first request is known
+            TokenFile(tmp_path).revoke(token.name)
+            await until_async(status, 401)
+            secret, token = TokenFile(tmp_path).create("deploy", now=NOW)
+            await until_async(status, 200)
+
+    asyncio.run(main())
+    (thread,) = watching()
+    service.is_open = False
+    thread.join(10)
+    assert not watching()
+
+
+def watching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "watch"]
+
+
+async def until_async(status: Callable[[], Awaitable[int]], wanted: int) -> None:
+    async with asyncio.timeout(10):
+        while await status() != wanted:
+            await asyncio.sleep(0.02)
 
 
 # --- the command line ---
