@@ -22,7 +22,6 @@ DataDir = Annotated[
 
 app = typer.Typer(
     help="Make, list and revoke tokens; a running service knows within a second.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 
