@@ -403,15 +403,44 @@ class RetrySettings(Group, frozen=True):
         _require(0 <= self.budget_ratio <= 1, "`budget_ratio` must be from 0 to 1")
 
 
+LEAST_CONFINEMENT = {
+    "memory_bytes": 16_777_216,
+    "processes": 4,
+    "open_files": 32,
+    "tmp_bytes": 65_536,
+}
+"""Below this an instance could not even start."""
+
+
 class ConfinementSettings(Group, frozen=True):
+    level: Literal["none", "standard", "strict"] = "standard"
+    """How far a function is kept from all else: `none` is a process of its own and no more, and
+    only an administrator may deploy it; `standard` keeps what this machine can keep; `strict` has
+    no network, and refuses to run where anything of it can't be kept."""
+    memory_bytes: int = 536_870_912
+    """Memory of an instance and all that it starts, its temporary files included."""
+    cpu_s: float = 0.0
+    """CPU time of an execution; 0 is no limit but the deadline."""
+    processes: int = 64
+    """Processes and threads of an instance, itself included."""
+    open_files: int = 256
+    """Files and connections that a process may have open."""
+    tmp_bytes: int = 536_870_912
+    """Size of an instance's temporary directory, and of any file that it writes (there 64 MiB at
+    least)."""
+    network: bool = True
+    """Whether there are connections to other machines and to this one; Unix sockets there are."""
     output_bytes: int = 1_048_576
     """Of what a call prints, kept with its execution."""
     response_bytes: int = 33_554_432
     """Largest result of a call, and largest chunk of a stream."""
 
     def __post_init__(self) -> None:
-        _non_negative(self, "output_bytes")
+        _non_negative(self, "output_bytes", "cpu_s")
         _positive(self, "response_bytes")
+        for name, least in LEAST_CONFINEMENT.items():
+            value = getattr(self, name)
+            _require(value >= least, f"`{name}` must be at least {least}, it is {value!r}")
 
 
 class BlankPoolSettings(Group, frozen=True):

@@ -1,12 +1,20 @@
-"""From a forked child to an instance: what it holds, and how it ends with its parent."""
+"""From a forked child to a confined instance, in two stages.
+
+The first comes at the fork: what it holds, and how it ends with its parent, mounts of its own.
+The second comes with the assignment, before the first byte of user code: it takes away what the
+function must not have. `docs/security.md` says what each level promises.
+"""
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import resource
 import signal
-from typing import Final
+from typing import Final, NamedTuple
+
+from atlatl_worker import kernel, landlock, rooms, seccomp
+from atlatl_worker.means import Means, become_user, own_mounts
 
 SOCKET_FD: Final = 3
 OUTPUT_FD: Final = 4
@@ -15,24 +23,57 @@ BODIES_FD: Final = 6
 FIRST_FREE_FD: Final = 7
 _LAST_FD: Final = os.sysconf("SC_OPEN_MAX")
 
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_CHILD_SUBREAPER: Final = 36
-_PR_SET_NO_NEW_PRIVS: Final = 38
 _OOM_SCORE: Final = b"500"
 _NICENESS: Final = min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
 _SIGKILL: Final = int(signal.SIGKILL)
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
+LEAST_FILE_BYTES: Final = 64 * 1024 * 1024
+"""Limit of a file's size at least: our own memory files are as large."""
+USUAL_TMP_BYTES: Final = 536_870_912
+"""Size of a temporary directory until the task says otherwise; the setting's default."""
+
+
+class Confinement(NamedTuple):
+    """What an instance of a task is kept to."""
+
+    level: str = "none"
+    """`none`, `standard` or `strict`."""
+    network: bool = True
+    tmp_bytes: int = USUAL_TMP_BYTES
+    open_files: int = 0
+    """0: no limit of its own, here and below."""
+    processes: int = 0
+    data_bytes: int = 0
+    """Memory that it may ask for: where no other limit of memory is kept."""
+
+
+class Unconfined(Exception):
+    """Something could not be kept that has to be; the message says what and why."""
+
+
+_means = Means()
+_filters: dict[bool, seccomp.Filter] = {}
+"""By whether there is a network."""
+_readable: list[str] = []
+"""What the interpreter consists of."""
+_parent = 0
+_rules = -1
 
 
 def become_subreaper() -> None:
     """Has processes whose parent dies become children of this process."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
 
 
-def prepare_parent() -> None:
-    """Sets up a process to fork instances: all of this is theirs as well, at no cost."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+def prepare_parent(means: Means, readable: list[str]) -> None:
+    """Sets up a process to fork instances: all of this is theirs as well, at no cost.
+
+    Args:
+        means: what can be kept here.
+        readable: what instances may read and run besides the system.
+    """
+    global _means
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -41,6 +82,18 @@ def prepare_parent() -> None:
         # What an instance is to get must not come to lie where it is to be put.
         if not os.path.exists(f"/proc/self/fd/{descriptor}"):  # noqa: PTH110
             os.dup2(0, descriptor, inheritable=False)
+    _means = means
+    _readable[:] = readable
+    if means.seccomp:
+        machine = seccomp.MACHINES[kernel.MACHINE]
+        for network in (True, False):
+            lines = seccomp.program(machine, network=network, own_user=means.uids)
+            _filters[network] = seccomp.Filter(lines)
+    # Nothing of the same user reads what the service has given this process.
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+# --- at the fork ---
 
 
 def prepare(parent: int, sock: int, output: int, tokens: int, bodies: int) -> None:
@@ -53,10 +106,9 @@ def prepare(parent: int, sock: int, output: int, tokens: int, bodies: int) -> No
         tokens: descriptor of the tokens of calls that are sent ahead, becomes 5.
         bodies: descriptor of the file for large bodies, becomes 6.
     """
-    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-    if os.getppid() != parent:
-        # It died before the line above; no signal will come.
-        os._exit(1)
+    global _parent
+    _parent = parent
+    _end_with_parent()
     os.setsid()
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -65,14 +117,33 @@ def prepare(parent: int, sock: int, output: int, tokens: int, bodies: int) -> No
     os.dup2(tokens, TOKENS_FD, False)
     os.dup2(bodies, BODIES_FD, False)
     os.closerange(FIRST_FREE_FD, _LAST_FD)
+
+
+def _end_with_parent() -> None:
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
+    if os.getppid() != _parent:
+        # It died before the line above; no signal will come.
+        os._exit(1)
+
+
+def separate() -> None:
+    """The first stage of a blank's confinement: its own mounts; raises OSError."""
+    global _rules
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     _set_oom_score()
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    if _means.mounts:
+        own_mounts(_means.user_namespaces)
+        rooms.enter(USUAL_TMP_BYTES)
+    if _means.landlock:
+        _rules = landlock.usual_rules(_means.landlock, _means.mounts, _readable)
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+def separate_fork() -> None:
+    """The same for what a confined process has forked: it keeps from its siblings."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+    if _confined:
+        landlock.restrict_scope(_means.landlock)
 
 
 def _set_oom_score() -> None:
@@ -86,3 +157,106 @@ def _set_oom_score() -> None:
     except OSError:
         # Without /proc the kernel treats instances and service alike; no reason not to serve.
         pass
+
+
+# --- at the assignment ---
+
+_confined = False
+
+
+def confine(wanted: Confinement, places: list[str]) -> None:
+    """The second stage; what this kernel cannot keep at the level `standard` is left out.
+
+    Args:
+        wanted: what the task is kept to.
+        places: directories that it may read and run.
+
+    Raises:
+        Unconfined: it cannot be kept.
+    """
+    step = "level"
+    try:
+        if wanted.level == "none":
+            _stay_free()
+            return
+        if wanted.level == "strict":
+            step = "namespaces"
+            kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
+        if _means.mounts:
+            step = "mounts"
+            rooms.resize(wanted.tmp_bytes)
+            for place in places:
+                rooms.provide(place)
+            rooms.close()
+        step = "limits"
+        _limit(wanted)
+        step = "Landlock"
+        _restrict(wanted, places)
+        step = "user"
+        if _means.uids:
+            become_user(os.getpid())
+        kernel.drop_capabilities()
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        _end_with_parent()
+        step = "seccomp"
+        if _means.seccomp:
+            _filters[wanted.network and wanted.level != "strict"].install()
+    except OSError as error:
+        raise Unconfined(f"the instance could not be confined ({step}): {error}") from None
+    _note_confined()
+
+
+def _note_confined() -> None:
+    global _confined
+    _confined = True
+
+
+def _stay_free() -> None:
+    """What a blank was given is taken back: it sees the host's files."""
+    global _rules
+    if _rules >= 0:
+        os.close(_rules)
+        _rules = -1
+    if _means.mounts:
+        rooms.leave()
+    if _means.user_namespaces:
+        kernel.drop_capabilities()
+
+
+def _limit(wanted: Confinement) -> None:
+    file_bytes = max(wanted.tmp_bytes, LEAST_FILE_BYTES)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    if wanted.open_files:
+        _lower(resource.RLIMIT_NOFILE, wanted.open_files)
+    if wanted.processes and _means.processes:
+        _lower(resource.RLIMIT_NPROC, wanted.processes)
+    if wanted.data_bytes:
+        _lower(resource.RLIMIT_DATA, wanted.data_bytes)
+
+
+def _lower(limit: int, value: int) -> None:
+    """Sets a limit, to no more than whoever started the service may have."""
+    hard = resource.getrlimit(limit)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(limit, (value, value))
+
+
+def _restrict(wanted: Confinement, places: list[str]) -> None:
+    global _rules
+    abi = _means.landlock
+    if not abi:
+        return
+    rules, _rules = _rules, -1
+    for place in places:
+        landlock.allow(rules, abi, place, landlock.RUN)
+    landlock.restrict(rules)
+    if not wanted.network or wanted.level == "strict":
+        landlock.restrict_tcp(abi)
+
+
+def rehearse() -> None:
+    """Goes through what `confine` does, as far as this process bears it."""
+    with contextlib.suppress(OSError):
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -19,7 +19,7 @@ _OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120
 
 class Fault(NamedTuple):
     kind: str
-    """`raised`, `result`, `memory`, `cancelled`, `invalid` or `import`."""
+    """`raised`, `result`, `memory`, `cancelled`, `invalid`, `import` or `start`."""
     message: str
     detail: str = ""
     """The traceback, from the user's first line on."""

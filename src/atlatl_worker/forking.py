@@ -40,6 +40,7 @@ class Forker:
         fork: as `os.fork`.
         live: what a child does, given its parent's process id, whether it is forked in stock,
             and the descriptors that `confine.prepare` takes.
+        tend: called now and then while there are instances.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Forker:
         control: socket.socket,
         fork: Callable[[], int],
         live: Callable[..., NoReturn],
+        tend: Callable[[], None] | None = None,
     ) -> None:
+        self._tend = tend
         self._control = control
         self._fork = fork
         self._live = live
@@ -65,6 +68,8 @@ class Forker:
                     self._take_message()
                 self._reap()
                 self._kill_strays()
+                if self._tend is not None and not ready:
+                    self._tend()
         except (OSError, ValueError):
             # The service is gone, or nobody that we know how to talk to.
             pass

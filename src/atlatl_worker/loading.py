@@ -29,6 +29,8 @@ class Assignment(NamedTuple):
     """Executions in flight at once."""
     output_bytes: int
     response_bytes: int
+    confinement: dict[str, Any]
+    """The fields of `confine.Confinement`."""
     forks: bool = False
     """To fork further instances instead of serving calls."""
 

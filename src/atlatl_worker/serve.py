@@ -20,7 +20,7 @@ from collections import deque
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from atlatl_worker import faults, rehearsal, wire
+from atlatl_worker import confine, faults, rehearsal, wire
 from atlatl_worker.aserve import serve_async
 from atlatl_worker.calls import Calls, Refused, Started
 from atlatl_worker.confine import TOKENS_FD
@@ -77,7 +77,7 @@ def rehearse() -> None:
 
 
 HERE: Final = os.path.dirname(__file__)  # noqa: PTH120
-REHEARSED: Final = Assignment(HERE, "", "rehearsal.py:main", {}, "", 0, 1, 1, 1_000)
+REHEARSED: Final = Assignment(HERE, "", "rehearsal.py:main", {}, "", 0, 1, 1, 1_000, {})
 OURS: Final = {"main": Function(rehearsal.main, read_shape("main", rehearsal.main))}
 
 
@@ -101,6 +101,7 @@ def serve(sock: socket.socket, program: Program | None) -> None:
         return
     try:
         if program is None:
+            confine_as(assignment)
             program = load(assignment)
         if not assignment.forks:
             run_hooks(assignment)
@@ -118,6 +119,15 @@ def serve(sock: socket.socket, program: Program | None) -> None:
         serve_async(sock, decoder, frames, calls, assignment.concurrency)
     else:
         SyncServer(sock, decoder, frames, calls).run()
+
+
+def confine_as(assignment: Assignment) -> None:
+    """Takes away what the task's functions must not have; raises NotLoaded."""
+    try:
+        places = [path for path in (assignment.code, assignment.deps) if path]
+        confine.confine(confine.Confinement(**assignment.confinement), places)
+    except confine.Unconfined as error:
+        raise NotLoaded(faults.Fault("start", str(error))) from None
 
 
 def _await_assignment(

@@ -33,6 +33,7 @@ def become(sock: socket.socket, run: Callable[[bool], NoReturn]) -> NoReturn:
     def live(parent: int, in_stock: bool, *descriptors: int) -> NoReturn:
         try:
             forking.begin(parent, *descriptors)
+            confine.separate_fork()
             if collects:
                 gc.enable()
             run(in_stock)

@@ -11,7 +11,7 @@ import sys
 import types
 from typing import Final, NoReturn
 
-from atlatl_worker import confine, forking, output, serve
+from atlatl_worker import confine, forking, means, output, rooms, serve
 from atlatl_worker.freezing import freeze
 
 PRELOADED: Final = (
@@ -65,17 +65,21 @@ _libc: Final = ctypes.PyDLL(None, use_errno=True)
 def main(descriptor: int) -> NoReturn:
     """Serves until the service hangs up."""
     gc.disable()
+    os.umask(0o022)
     confine.become_subreaper()
-    confine.prepare_parent()
+    readable = [*rooms.interpreter(), os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
+    found = means.find(readable)
+    confine.prepare_parent(found, readable)
     preload()
     # In each child these streams lead to its own file: they know a descriptor's number only.
     output.install()
     rehearse()
     # Nobody may find our own beginnings where a program keeps its own.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    forker = forking.Forker(socket.socket(fileno=descriptor), fork, live)
+    tend = rooms.refresh if found.mounts else None
+    forker = forking.Forker(socket.socket(fileno=descriptor), fork, live, tend)
     freeze()
-    forker.tell({"op": "ready"})
+    forker.tell({"op": "ready", "kept": found._asdict()})
     forker.serve()
 
 
@@ -115,6 +119,7 @@ def live(parent: int, in_stock: bool, *descriptors: int) -> NoReturn:
     """The child's side of a fork."""
     try:
         forking.begin(parent, *descriptors)
+        confine.separate()
         gc.enable()
         serve.run(confine.SOCKET_FD, None, in_stock)
     except BaseException:

@@ -7,7 +7,7 @@ An instance runs foreign code: everything here is checked, and what does not fit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import msgspec
@@ -20,6 +20,7 @@ from atlatl.errors import (
     InvalidRequest,
     OutOfMemory,
     ResultInvalid,
+    StartFailed,
 )
 from atlatl.model import Outcome, OutcomeKind, Result, Shape, failed
 from atlatl.runtimes.output import OutputFile, cut
@@ -39,6 +40,8 @@ _ERRORS: dict[str, type[AtlatlError]] = {
     "invalid": InvalidRequest,
     "import": ArtifactInvalid,
 }
+_START_ERRORS = {**_ERRORS, "start": StartFailed}
+"""What else may be wrong before there is a function to call."""
 
 
 class Told(msgspec.Struct):
@@ -76,19 +79,24 @@ def told(frame: wire.Frame) -> Told:
         raise wire.WireError(f"metadata that cannot be read: {error}") from None
 
 
-def fault(frame: wire.Frame) -> AtlatlError:
+def fault(frame: wire.Frame, errors: Mapping[str, type[AtlatlError]] = _ERRORS) -> AtlatlError:
     """The error that a frame with the content ERROR stands for."""
     try:
         known = _fault(frame.body)
-        return _ERRORS[known.kind](known.message, detail=known.detail)
+        return errors[known.kind](known.message, detail=known.detail)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError) as error:
         raise wire.WireError(f"a fault that cannot be read: {error}") from None
 
 
 def shapes(frame: wire.Frame) -> dict[str, Shape]:
-    """What the artifact can be called with, or why it can't be; raises ArtifactInvalid."""
+    """What the artifact can be called with, or why it can't be.
+
+    Raises:
+        ArtifactInvalid: it does not import.
+        StartFailed: its instance could not be confined.
+    """
     if frame.content == wire.ERROR:
-        raise fault(frame)
+        raise fault(frame, _START_ERRORS)
     try:
         return _shapes(frame.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -22,3 +22,5 @@ class Kept(Record, frozen=True):
     """An instance can be given no network, System V objects and host name but its own."""
     private_proc: bool = False
     """/proc shows an instance its own processes only."""
+    processes: bool = False
+    """The limit of processes counts those of one instance, without a cgroup."""

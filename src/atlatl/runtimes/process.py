@@ -335,4 +335,11 @@ def _assignment(task: Task, code: Path, deps: Path | None, mark: dict[str, str])
         "concurrency": task.settings.pool.max_concurrent_requests,
         "output_bytes": limits.output_bytes,
         "response_bytes": limits.response_bytes,
+        "confinement": {
+            "level": limits.level,
+            "network": limits.network,
+            "tmp_bytes": limits.tmp_bytes,
+            "open_files": limits.open_files,
+            "processes": limits.processes,
+        },
     }

@@ -19,6 +19,7 @@ import msgspec
 import atlatl_worker
 from atlatl.errors import StartFailed
 from atlatl.runtimes.bodies import BodyFile
+from atlatl.runtimes.kept import Kept
 from atlatl.runtimes.marked import MARK, kill_marked
 from atlatl.runtimes.output import OutputFile
 from atlatl.runtimes.tokens import Tokens
@@ -96,6 +97,7 @@ class Message(msgspec.Struct):
     code: int = 0
     signal: int = 0
     message: str = ""
+    kept: Kept | None = None
 
 
 decode = msgspec.json.Decoder(Message).decode
@@ -218,6 +220,8 @@ class Zygote(Forks):
         self._process: subprocess.Popen[bytes] | None = None
         self._watched: dict[int, OnExit] = {}
         self._up = False
+        self.kept = Kept()
+        """What its instances are kept from; known once it has started."""
         self.descendants: set[int] = set()
         """Instances that task zygotes have forked: sessions that end with this process, too."""
 
@@ -305,6 +309,7 @@ class Zygote(Forks):
             self._watched[message.pid] = on_exit
             answer.set_result((message.pid, descriptors[0]))
         else:
+            self.kept = message.kept or self.kept
             answer.set_result((0, -1))
 
     def _lost(self) -> None:
