@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -162,6 +164,25 @@ async def all_end(pids: Iterable[int]) -> None:
     """Fails unless the processes end within the 2 s that are promised."""
     pids = list(pids)
     await until(lambda: not any(alive(pid) for pid in pids), f"the end of {pids}", PROMISED_S)
+
+
+_folders: deque[int] = deque()
+
+
+def inside(pid: int, name: str) -> Path:
+    """A file in an instance's own /tmp, as a test sees it; it stays there when the instance ends.
+
+    The function knows it by the path that `within` tells.
+    """
+    _folders.append(os.open(f"/proc/{pid}/root/tmp", os.O_PATH | os.O_DIRECTORY))
+    if len(_folders) > 4:
+        os.close(_folders.popleft())
+    return Path(f"/proc/self/fd/{_folders[-1]}") / name
+
+
+def within(path: Path) -> str:
+    """How the instance names a file that a test got from `inside`."""
+    return f"/tmp/{path.name}"
 
 
 def alive(pid: int) -> bool:

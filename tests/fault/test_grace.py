@@ -11,7 +11,17 @@ from atlatl.errors import Cancelled
 from atlatl.model import Result
 from atlatl.ports import InstanceChannel
 from tests.contract.test_runtime import check
-from tests.running import LONG_S, alive, all_end, begin, call, until, value
+from tests.running import (
+    LONG_S,
+    alive,
+    all_end,
+    begin,
+    call,
+    inside,
+    until,
+    value,
+    within,
+)
 
 SOURCE = """
 import os, time
@@ -110,8 +120,8 @@ async def first(channel: InstanceChannel) -> None:
 def test_who_tidies_up_in_time_keeps_the_instance(tmp_path: Path, source: str) -> None:
     async def scenario(channel: InstanceChannel) -> None:
         await first(channel)
-        begun = tmp_path / "begun"
-        running = begin(channel, {"path": str(begun)}, function="tidies_up")
+        begun = inside(channel.pid, "begun")
+        running = begin(channel, {"path": within(begun)}, function="tidies_up")
         await until(begun.exists)
         channel.cancel(running.execution_id, grace_s=LONG_S)
         assert not channel.accepting
@@ -128,8 +138,8 @@ def test_who_tidies_up_in_time_keeps_the_instance(tmp_path: Path, source: str) -
 def test_who_just_ends_in_time_keeps_the_instance(tmp_path: Path, source: str) -> None:
     async def scenario(channel: InstanceChannel) -> None:
         await first(channel)
-        begun = tmp_path / "begun"
-        running = begin(channel, {"path": str(begun), "s": 0.1}, function="never_looks")
+        begun = inside(channel.pid, "begun")
+        running = begin(channel, {"path": within(begun), "s": 0.1}, function="never_looks")
         await until(begun.exists)
         channel.cancel(running.execution_id, grace_s=LONG_S)
         assert isinstance((await running.end()).error, Cancelled)
@@ -141,8 +151,8 @@ def test_who_just_ends_in_time_keeps_the_instance(tmp_path: Path, source: str) -
 @both
 def test_who_outlasts_the_grace_is_killed(tmp_path: Path, source: str) -> None:
     async def scenario(channel: InstanceChannel) -> None:
-        begun = tmp_path / "begun"
-        running = begin(channel, {"path": str(begun), "s": 600}, function="never_looks")
+        begun = inside(channel.pid, "begun")
+        running = begin(channel, {"path": within(begun), "s": 600}, function="never_looks")
         await until(begun.exists)
         channel.cancel(running.execution_id, grace_s=0.2)
         assert alive(channel.pid)
@@ -159,8 +169,8 @@ def test_without_a_grace_the_only_call_ends_at_once(
     tmp_path: Path, source: str, grace_s: float | None
 ) -> None:
     async def scenario(channel: InstanceChannel) -> None:
-        begun = tmp_path / "begun"
-        running = begin(channel, {"path": str(begun)}, function="tidies_up")
+        begun = inside(channel.pid, "begun")
+        running = begin(channel, {"path": within(begun)}, function="tidies_up")
         await until(begun.exists)
         channel.cancel(running.execution_id, grace_s=grace_s)
         outcome = await running.end()
@@ -175,8 +185,8 @@ def test_without_a_grace_the_only_call_ends_at_once(
 def test_a_generator_that_waits_for_its_reader_is_closed(tmp_path: Path, source: str) -> None:
     async def scenario(channel: InstanceChannel) -> None:
         await first(channel)
-        closed, seen = tmp_path / "closed", list[Result]()
-        facts = {"path": str(closed), "n": ENDLESS, "size": 65_536}
+        closed, seen = inside(channel.pid, "closed"), list[Result]()
+        facts = {"path": within(closed), "n": ENDLESS, "size": 65_536}
         running = begin(channel, facts, function="items", on_chunk=seen.append)
         await until(lambda: len(seen) == 4)
         channel.cancel(running.execution_id, grace_s=LONG_S)
@@ -194,13 +204,13 @@ def test_a_generator_whose_reader_takes_everything_is_closed(
 ) -> None:
     async def scenario(channel: InstanceChannel) -> None:
         await first(channel)
-        closed, seen = tmp_path / "closed", list[int]()
+        closed, seen = inside(channel.pid, "closed"), list[int]()
 
         def take(item: Result) -> None:
             seen.append(len(item.body))
             channel.credit(running.execution_id, len(item.body))
 
-        facts: dict[str, Any] = {"path": str(closed)}
+        facts: dict[str, Any] = {"path": within(closed)}
         if function == "items":
             facts |= {"n": ENDLESS, "size": 10}
         running = begin(channel, facts, function=function, on_chunk=take)
@@ -215,9 +225,9 @@ def test_a_generator_whose_reader_takes_everything_is_closed(
 
 def test_one_of_several_has_the_grace_that_it_is_given(tmp_path: Path) -> None:
     async def scenario(channel: InstanceChannel) -> None:
-        begun = tmp_path / "begun"
-        stubborn = begin(channel, {"path": str(begun), "s": 0.5}, function="never_looks")
-        other = begin(channel, {"path": str(tmp_path / "other"), "s": 0.3}, function="never_looks")
+        begun = inside(channel.pid, "begun")
+        stubborn = begin(channel, {"path": within(begun), "s": 0.5}, function="never_looks")
+        other = begin(channel, {"path": "/tmp/other", "s": 0.3}, function="never_looks")
         await until(begun.exists)
         channel.cancel(stubborn.execution_id, grace_s=LONG_S)
         assert (await other.end()).error is None

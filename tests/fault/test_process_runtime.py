@@ -40,12 +40,14 @@ from tests.running import (
     all_end,
     begin,
     call,
+    inside,
     open_descriptors,
     opened,
     process_runtime,
     task_of,
     until,
     value,
+    within,
 )
 
 SOURCE = """
@@ -101,10 +103,9 @@ def daemon(path: str, stay: bool = False):
     script = "setsid sh -c 'echo $$ > " + path + "; exec sleep 1000' & "
     subprocess.run(["sh", "-c", script])
     while stay: time.sleep(1)
-def child(path: str):
+def child():
     p = subprocess.Popen(["sleep", "1000"])
     q = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    open(path, "w").write(f"{p.pid} {q.pid}")
     return [p.pid, q.pid]
 def environment(names: list): return {name: os.environ.get(name) for name in names}
 def sees():
@@ -820,11 +821,11 @@ def test_a_start_given_up_twice_leaves_no_process(tmp_path: Path) -> None:
     async def run() -> None:
         runtime = process_runtime({"blank_pool": {"min_size": 0}})
         async with opened(runtime):
-            begun = tmp_path / "begun"
-            task, code = task_of(tmp_path, f"open({str(begun)!r}, 'w')\nwhile True: pass\n")
+            task, code = task_of(tmp_path, "open('/tmp/begun', 'w')\nwhile True: pass\n")
             starting = asyncio.ensure_future(runtime.start(task, code, None))
-            await until(begun.exists)
+            await until(lambda: len(runtime.pids()) == 2)
             pid = runtime.pids()[1]
+            await until(Path(f"/proc/{pid}/root/tmp/begun").exists)
             for _ in range(3):
                 starting.cancel()
                 await asyncio.sleep(0)
@@ -865,7 +866,7 @@ def test_crashes_leave_no_zombie_and_no_descriptor(tmp_path: Path) -> None:
 
 def test_children_and_daemons_end_with_their_instance(tmp_path: Path) -> None:
     async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
-        pids = value(await call(channel, {"path": str(tmp_path / "c")}, function="child"))
+        pids = value(await call(channel, function="child"))
         assert all(alive(pid) for pid in pids)
         os.kill(channel.pid, signal.SIGKILL)
         await all_end(pids)
@@ -875,8 +876,8 @@ def test_children_and_daemons_end_with_their_instance(tmp_path: Path) -> None:
 
 def test_a_daemon_is_killed_while_its_instance_lives(tmp_path: Path) -> None:
     async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
-        path = tmp_path / "daemon"
-        await call(channel, {"path": str(path)}, function="daemon")
+        path = inside(channel.pid, "daemon")
+        await call(channel, {"path": within(path)}, function="daemon")
         await until(lambda: path.exists() and path.read_text().strip())
         daemon = int(path.read_text())
         await all_end([daemon])
@@ -888,7 +889,7 @@ def test_a_daemon_is_killed_while_its_instance_lives(tmp_path: Path) -> None:
 
 def test_children_end_when_the_runtime_closes_on_a_dead_zygote(tmp_path: Path) -> None:
     async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
-        pids = value(await call(channel, {"path": str(tmp_path / "c")}, function="child"))
+        pids = value(await call(channel, function="child"))
         os.kill(runtime.pids()[0], signal.SIGKILL)
         await runtime.close()
         assert not any(alive(pid) for pid in pids)
@@ -901,8 +902,7 @@ def test_the_zygote_dies_and_is_replaced(tmp_path: Path) -> None:
         task, code = task_of(tmp_path, SOURCE)
         lost: list[AtlatlError] = []
         channel.on_lost = lost.append
-        path = tmp_path / "c"
-        pids = value(await call(channel, {"path": str(path)}, function="child"))
+        pids = value(await call(channel, function="child"))
         running = begin(channel, function="never_returns")
         old = runtime.pids()
         os.kill(old[0], signal.SIGKILL)
@@ -919,7 +919,7 @@ def test_the_zygote_dies_and_is_replaced(tmp_path: Path) -> None:
 OWNER = """
 import asyncio, sys
 from pathlib import Path
-from tests.running import begin, call, process_runtime, task_of, value
+from tests.running import begin, call, inside, process_runtime, task_of, value, within
 from tests.fault.test_process_runtime import SOURCE
 
 async def main(folder):
@@ -927,9 +927,10 @@ async def main(folder):
     await runtime.open()
     task, code = task_of(folder, SOURCE)
     channel = await runtime.start(task, code, None)
-    pids = value(await call(channel, {"path": str(folder / "c")}, function="child"))
-    begin(channel, {"path": str(folder / "d"), "stay": True}, function="daemon")
-    while not (folder / "d").exists():
+    pids = value(await call(channel, function="child"))
+    path = inside(channel.pid, "d")
+    begin(channel, {"path": within(path), "stay": True}, function="daemon")
+    while not path.exists():
         await asyncio.sleep(0.01)
     print(*runtime.pids(), *pids, flush=True)
     await asyncio.sleep(600)
@@ -958,7 +959,7 @@ def test_close_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
         await runtime.open()
         task, code = task_of(tmp_path, SOURCE)
         channel = await runtime.start(task, code, None)
-        pids = value(await call(channel, {"path": str(tmp_path / "c")}, function="child"))
+        pids = value(await call(channel, function="child"))
         pids += runtime.pids()
         running = begin(channel, function="never_returns")
         await runtime.close()

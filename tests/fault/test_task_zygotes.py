@@ -31,6 +31,7 @@ from tests.running import (
     begin,
     call,
     forked,
+    inside,
     open_descriptors,
     opened,
     process_runtime,
@@ -168,13 +169,14 @@ def test_the_chance_of_numpy_differs_too(tmp_path: Path) -> None:
 
 
 def test_an_import_that_takes_its_time_is_made_once_more_and_then_spared(tmp_path: Path) -> None:
-    count = tmp_path / "count"
-    source = f"import time; open({str(count)!r}, 'a').write('x'); time.sleep(0.1)\n{SOURCE}"
+    source = (
+        f"{SOURCE}\ntime.sleep(0.1); imported_by = os.getpid()\ndef importer(): return imported_by"
+    )
 
     async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
-        for _ in range(5):
-            await forked(runtime, task, code)
-        assert count.read_text() == "xx"
+        channels = [await forked(runtime, task, code) for _ in range(5)]
+        importers = {value(await call(channel, function="importer")) for channel in channels}
+        assert importers == {zygote.pid for zygote in runtime.reserve._all()}
 
     settings = {"zygote": {"min_import_ms": 90}}
     check(tmp_path, scenario, source, settings)
@@ -232,12 +234,11 @@ def test_what_can_not_be_shared_comes_from_blanks_and_it_is_said(
 
 
 SECOND_TIME = """
-from pathlib import Path
-import os, time
-marker = Path({marker!r})
-if marker.exists():
+import os, sys, time
+frame = sys._getframe()
+while "assignment" not in frame.f_locals: frame = frame.f_back
+if frame.f_locals["assignment"].forks:
     {does}
-marker.write_text("")
 """
 
 
@@ -253,13 +254,11 @@ marker.write_text("")
     ],
 )
 def test_an_import_that_fails_the_second_time(tmp_path: Path, does: str, why: str) -> None:
-    marker = tmp_path / "marker"
-    source = SECOND_TIME.format(marker=str(marker), does=does) + SOURCE
+    source = SECOND_TIME.format(does=does) + SOURCE
 
     async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
         await works(runtime, task, code)
         await until(lambda: why in runtime.reserve.state(task), f"{why!r} said")
-        marker.unlink()
         await works(runtime, task, code)
 
     limits = {"limits": {"instance_creation_timeout_ms": 1500}}
@@ -339,19 +338,19 @@ def test_a_silent_one_does_not_keep_an_end_secret(tmp_path: Path) -> None:
 
 
 def test_it_kills_what_it_forks_by_itself(tmp_path: Path) -> None:
-    path = tmp_path / "pid"
     source = f"""{PATCHED}{SOURCE}
 serve = Forker.serve
 def forks_first(self):
     if os.fork() == 0:
-        Path({str(path)!r}).write_text(str(os.getpid()))
+        Path("/tmp/pid").write_text(str(os.getpid()))
         time.sleep(1000)
     serve(self)
 Forker.serve = forks_first
 """
 
     async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
-        await forked(runtime, task, code)
+        channel = await forked(runtime, task, code)
+        path = inside(channel.pid, "pid")
         if path.exists():  # else it was gone before its first breath
             await all_end([int(path.read_text())])
 
