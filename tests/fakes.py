@@ -29,6 +29,7 @@ from atlatl.errors import (
 from atlatl.model import Call, Encoded, Outcome, OutcomeKind, Result, Shape, Task, failed
 from atlatl.ports import Done, OnChunk
 from atlatl.runtimes.answers import KINDS, Joined
+from atlatl.settings import TaskSettings
 from atlatl_worker import binding, shapes
 from atlatl_worker.api import Context
 from atlatl_worker.results import ResultError, encode_result
@@ -226,10 +227,15 @@ class FakeRuntime:
         self.channels: list[FakeChannel] = []
         self.ready = False
         self.reserve = None
+        self.lacking: list[str] = []
+        """What it says that it cannot keep."""
         self._numbers = itertools.count(1)
 
     async def open(self) -> None:
         self.ready = True
+
+    def not_kept(self, settings: TaskSettings) -> list[str]:
+        return self.lacking
 
     async def start(self, task: Task, code: Path, deps: Path | None) -> FakeChannel:
         await asyncio.sleep(self.start_s)

@@ -19,6 +19,7 @@ from atlatl.engine.arguments import encode
 from atlatl.model import Arguments, Artifact, Call, Outcome, Payload, Task
 from atlatl.ports import InstanceChannel, OnChunk, Runtime
 from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.groups import Groups
 from atlatl.runtimes.process import ProcessRuntime
 from atlatl.settings import Settings, parse, task_settings
 
@@ -55,14 +56,17 @@ def task_of(
     return task, code
 
 
-def process_runtime(settings: Mapping[str, Any] | None = None) -> ProcessRuntime:
+def process_runtime(
+    settings: Mapping[str, Any] | None = None, groups: Groups | None = None
+) -> ProcessRuntime:
     """Without task zygotes unless the settings ask for them: a slow machine would make some."""
     tree = {
         "blank_pool": {"min_size": 1, "max_size": 1},
         "zygote": {"max_task_zygotes": 0},
         **(settings or {}),
     }
-    return ProcessRuntime(parse(Settings, tree), time.monotonic, lambda: f"i-{next(_ids)}")
+    ids = (f"i-{number}" for number in _ids)
+    return ProcessRuntime(parse(Settings, tree), time.monotonic, ids.__next__, groups)
 
 
 ALWAYS = {"zygote": {"min_import_ms": 0}}

@@ -37,6 +37,7 @@ from atlatl.events import BreakerChanged
 from atlatl.model import Task
 from atlatl.ports import InstanceChannel, Telemetry
 from atlatl.reports import Reports
+from atlatl.runtimes.groups import Groups
 from atlatl.runtimes.machine import memory_budget_bytes
 from atlatl.runtimes.manager import RuntimeManager
 from atlatl.runtimes.process import ProcessRuntime
@@ -98,7 +99,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     executions = Executions(settings, store, clock=clock, wall=wall)
     shelf = ArtifactShelf(data_dir, settings, store)
     runtimes = RuntimeManager()
-    runtimes.register("process", ProcessRuntime(settings, clock, new_id))
+    runtimes.register("process", ProcessRuntime(settings, clock, new_id, Groups()))
     autoscaler = Autoscaler(clock=clock, memory_budget_bytes=budget, reserve=runtimes.reserve)
     manager = TaskExecutionManager(
         registry,
@@ -190,6 +191,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         wall=wall,
         cpu_clock=time.process_time,
         memory_budget_bytes=budget,
+        reserve_bytes=lambda: autoscaler.reserve_bytes,
         queue_depths=dispatcher.depths,
         queue_clock=steady,
     )

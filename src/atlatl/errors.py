@@ -252,6 +252,16 @@ class KilledOutOfMemory(OutOfMemory):
     outcome = "crashed"
 
 
+class CpuTimeExceeded(InstanceError):
+    """The instance was killed because a call used more CPU time than `confinement.cpu_s`."""
+
+    code = "RESOURCE_LIMIT_EXCEEDED"
+    http_status = 500
+    grpc_status = "RESOURCE_EXHAUSTED"
+    outcome = "crashed"
+    trips_breaker = True
+
+
 class TimedOut(TaskError):
     """The deadline passed while the function ran."""
 

@@ -19,7 +19,7 @@ _ID_MAPS: Final = ("uid_map", "gid_map")
 
 
 class Means(NamedTuple):
-    """What was tried and held; see `atlatl.runtimes.kept.Kept`."""
+    """What was tried and held; see `atlatl.core.confinement.Kept`."""
 
     landlock: int = 0
     seccomp: bool = False

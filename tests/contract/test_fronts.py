@@ -890,7 +890,6 @@ ELSEWHERE = {
     errors.FetchFailed: "of calls that bring their code",
     errors.SettingInvalid: "of deploys over HTTP alone",
     errors.PoolClosed: "Draining, by another name inside",
-    errors.KilledOutOfMemory: "needs a kill by the kernel",
     errors.InstanceLost: "needs an instance that dies under nobody's call",
     errors.StartFailed: "needs a machine that starts no process",
     errors.InternalFailure: "needs a bug",

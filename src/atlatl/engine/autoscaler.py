@@ -66,7 +66,8 @@ class Autoscaler:
         self._clock = clock
         self.memory_budget_bytes = memory_budget_bytes
         self._reserve = reserve
-        self._reserve_bytes = 0
+        self.reserve_bytes = 0
+        """As measured last."""
         self._pools: dict[TickedPool, None] = {}
         self._agenda: list[tuple[float, int, TickedPool, bool]] = []
         """(when, order, pool, whether it is a health check), a heap."""
@@ -166,7 +167,7 @@ class Autoscaler:
             readers.append(self._reserve.memory_bytes)
         sizes = await asyncio.get_running_loop().run_in_executor(None, _read, readers)
         if self._reserve is not None:
-            self._reserve_bytes = sizes.pop() or 0
+            self.reserve_bytes = sizes.pop() or 0
         for (pool, instance), n_bytes in zip(owners, sizes, strict=True):
             if n_bytes is not None:
                 pool.note_memory(instance, n_bytes)
@@ -177,7 +178,7 @@ class Autoscaler:
 
     def memory_bytes(self) -> int:
         """What reserve and instances use; those not measured yet count as assumed."""
-        return self._reserve_bytes + sum(
+        return self.reserve_bytes + sum(
             sum(map(_size, pool.live())) + pool.starting * ASSUMED_BYTES for pool in self._pools
         )
 
@@ -198,11 +199,11 @@ class Autoscaler:
 
     def _without_reserve(self, excess: int) -> int:
         """What is still too much when the reserve has given way, if it has to."""
-        if excess <= 0 or self._reserve is None or not self._reserve_bytes:
+        if excess <= 0 or self._reserve is None or not self.reserve_bytes:
             return excess
         self._reserve.give_way()
-        excess -= self._reserve_bytes
-        self._reserve_bytes = 0
+        excess -= self.reserve_bytes
+        self.reserve_bytes = 0
         return excess
 
     def _idle(self) -> tuple[list[Owned], list[Owned]]:

@@ -26,8 +26,8 @@ from atlatl.runtimes import answers
 from atlatl.runtimes.bodies import KEPT_S
 from atlatl.runtimes.flight import Flight, Flights
 from atlatl.runtimes.link import Link
-from atlatl.runtimes.machine import pss_bytes
 from atlatl.runtimes.requests import call_frame
+from atlatl.runtimes.usage import Usage
 from atlatl.runtimes.zygote import Exit, Spawned
 from atlatl_worker import wire
 
@@ -78,8 +78,7 @@ class Channel:
         """Its end is our doing."""
         self._ending: set[int] = set()
         """Calls whose work is being ended."""
-        self._memory_bytes = 0
-        """As it said last."""
+        self.usage = Usage(self._link)
         self._clearing: asyncio.TimerHandle | None = None
 
     # --- beginning ---
@@ -102,6 +101,7 @@ class Channel:
         self._link.decoder.limit = (
             limits.response_bytes + ESCAPED * limits.output_bytes + OVERHEAD_BYTES
         )
+        self.usage.begin(task)
         self._assigned = self._loop.create_future()
         self._link.write(wire.encode(wire.CALL, 0, msgspec.json.encode(assignment)))
         frame, printed = await self._assigned
@@ -152,6 +152,8 @@ class Channel:
             return
         if not alone and not self._flights:
             self._link.output.skip()
+        if not flight.ahead:
+            self.usage.call_begins(alone=not self._flights)
         self._flights.add(flight)
         if flight.ahead:
             self._link.write_ahead(frame)
@@ -285,7 +287,7 @@ class Channel:
 
     def memory_bytes(self) -> int:
         """PSS of the instance, 0 when it is gone. Reads /proc: call it from a thread."""
-        return pss_bytes(self.pid)
+        return self.usage.measure()
 
     async def ping(self) -> None:
         """Returns when the instance answered; raises InstanceLost."""
@@ -319,6 +321,7 @@ class Channel:
 
     def process_exited(self, how: Exit) -> None:
         """Told by the zygote."""
+        self.usage.exited(how)
         self._link.process_exited(how)
 
     def _ended(self) -> None:
@@ -349,7 +352,11 @@ class Channel:
             return InstanceLost(f"the instance {how}")
         if len(self._flights) > 1:
             return InstanceLost(f"the instance {how} while it ran this call and others")
-        return InstanceCrashed(f"the instance {how} while it ran this call")
+        broken = self.usage.broken_limit()
+        if broken is not None:
+            return broken
+        size = self.usage.last_size()
+        return InstanceCrashed(f"the instance {how} while it ran this call{size}")
 
     def _not_born(self) -> AtlatlError:
         how = self._link.how_it_ended()
@@ -365,7 +372,7 @@ class Channel:
             "output": self._take_rest() if self._is_alone(flight) else b"",
             "instance_id": self.id,
             "run_s": max(0.0, self._clock() - flight.sent_at),
-            "memory_bytes": self._memory_bytes,
+            "memory_bytes": self.usage.told_bytes,
         }
 
     def _is_alone(self, flight: Flight) -> bool:
@@ -442,7 +449,7 @@ class Channel:
         assert self._task is not None
         frame = self._link.bodies.take(frame, self._link.decoder.limit)
         about = answers.told(frame)
-        self._memory_bytes = about.memory_bytes
+        self.usage.told_bytes = about.memory_bytes
         limit = self._task.settings.confinement.output_bytes
         output = answers.output(about, self._link.output, limit)
         value: Result | None = None
@@ -470,6 +477,7 @@ class Channel:
             self._clearing = self._loop.call_later(KEPT_S, self._clear_bodies)
         if self._ending:
             self._ending.discard(flight.request_id)
+        self.usage.call_ended(len(self._flights) - 1, in_turn=self._in_turn)
         self._flights.finish(flight, outcome)
         if self._ending:
             self._kill_if_all_overdue()

@@ -18,6 +18,9 @@ CLOSE_TIMEOUT_S = 1.0
 REST_READS = 64
 """More than a socket holds, so that a child of the process that goes on writing has an end."""
 
+HUNG_UP = "it closed its connection to the service"
+"""Why a process is killed that may have been about to end by itself."""
+
 EXIT_NEWS_S = 0.1
 """How long after the end of its connection a process may take to end."""
 
@@ -189,8 +192,7 @@ class Link(asyncio.BufferedProtocol):
         self.open = False
         if not self._leaving:
             # The socket of a process that dies closes a moment before its status is known.
-            why = "it closed its connection to the service"
-            self._loop.call_later(EXIT_NEWS_S, self.kill, why)
+            self._loop.call_later(EXIT_NEWS_S, self.kill, HUNG_UP)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.eof_received()

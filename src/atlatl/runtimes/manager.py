@@ -9,6 +9,7 @@ from pathlib import Path
 from atlatl.errors import StartFailed, UnsupportedOperation
 from atlatl.model import Task
 from atlatl.ports import InstanceChannel, Reserve, Runtime
+from atlatl.settings import TaskSettings
 
 
 class Reserves:
@@ -95,6 +96,11 @@ class RuntimeManager:
                 f"{', '.join(self.names) or 'none'}"
             )
         return await runtime.start(task, code, deps)
+
+    def not_kept(self, settings: TaskSettings) -> list[str]:
+        """See `ports.Runtime.not_kept`; of the task's own runtime."""
+        runtime = self._runtimes.get(settings.runtime)
+        return runtime.not_kept(settings) if runtime is not None else []
 
     async def close(self) -> None:
         """Closes all runtimes; can be called more than once."""

@@ -11,13 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from atlatl.core.confinement import Kept, missing, summary
 from atlatl.errors import AtlatlError, StartFailed
 from atlatl.model import Task
 from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.groups import Groups
+from atlatl.runtimes.limits import Limits, refuse_unless_kept
 from atlatl.runtimes.task_zygote import TaskZygote
 from atlatl.runtimes.task_zygotes import TaskZygotes
 from atlatl.runtimes.zygote import ENVIRONMENT, Exit, Forks, Zygote
-from atlatl.settings import Settings
+from atlatl.settings import Settings, TaskSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +44,25 @@ class ProcessRuntime:
         settings: of the service; `blank_pool`, `zygote` and `limits` matter here.
         clock: monotonic seconds.
         ids: makes an instance's id.
+        groups: what limits instances; None has the service do what it can.
     """
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float], ids: Callable[[], str]
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        ids: Callable[[], str],
+        groups: Groups | None = None,
     ) -> None:
+        self._defaults = settings.confinement
+        self._kept = Kept()
+        self._limits = Limits(settings.confinement, groups)
         self._stock = settings.blank_pool
         self._start_timeout_ms = settings.limits.instance_creation_timeout_ms
         self._start_timeout_s = self._start_timeout_ms / 1000
-        self.reserve = TaskZygotes(settings.zygote, self._start_timeout_s, clock, self.fork_ahead)
+        self.reserve = TaskZygotes(
+            settings.zygote, self._start_timeout_s, clock, self.fork_ahead, self._limits
+        )
         self._clock = clock
         self._ids = ids
         self._zygote: Zygote | None = None
@@ -87,10 +100,31 @@ class ProcessRuntime:
         self._closed = False
         self._zygote_up.clear()
         await self._start_zygote()
+        await self._limits.open(self._channels.values)
+        if self._limits.groups:
+            # Whether a process can be put into one shows only when it is done.
+            with contextlib.suppress(StartFailed):
+                await self._add_blank()
         self._tend_soon()
+        self._tell_what_is_kept()
+
+    def _tell_what_is_kept(self) -> None:
+        said, all_kept = summary(self.kept, self._defaults)
+        why = f" (cgroups: {self._limits.problem})" if self._limits.problem else ""
+        log.log(logging.INFO if all_kept else logging.WARNING, "confinement: %s%s", said, why)
+
+    @property
+    def kept(self) -> Kept:
+        """What this machine keeps instances from and within; known once it is open."""
+        return self._limits.add_to(self._kept)
+
+    def not_kept(self, settings: TaskSettings) -> list[str]:
+        """See `ports.Runtime.not_kept`."""
+        return missing(self.kept, settings.confinement)
 
     async def start(self, task: Task, code: Path, deps: Path | None) -> Channel:
         """One cold start; see `ports.Runtime.start`."""
+        refuse_unless_kept(self.kept, task.settings.confinement)
         try:
             async with asyncio.timeout(self._start_timeout_s):
                 channel = await self._from_task_zygote(task, code, deps)
@@ -103,7 +137,7 @@ class ProcessRuntime:
 
     async def _from_task_zygote(self, task: Task, code: Path, deps: Path | None) -> Channel | None:
         """Spared the import; None when the task has no zygote, or not one that works."""
-        assignment = _assignment(task, code, deps, self._mark())
+        assignment = self._assignment(task, code, deps)
         zygote = self.reserve.find(task, assignment)
         if zygote is None:
             return None
@@ -115,7 +149,7 @@ class ProcessRuntime:
                     async with asyncio.timeout(FORK_TIMEOUT_S):
                         channel = await self._connected(zygote, in_stock=False)
                 channel.origin = "task_zygote"
-                await _assigned(channel, task, assignment)
+                await self._assigned(channel, task, assignment)
                 self.fork_ahead(task, zygote)
                 return channel
         except TimeoutError:
@@ -136,6 +170,7 @@ class ProcessRuntime:
         try:
             async with asyncio.timeout(FORK_TIMEOUT_S):
                 spare = await self._connected(zygote, in_stock=True)
+                await self._limits.apply(spare.usage.group, spare.pid, task.settings.confinement)
         except (StartFailed, TimeoutError) as error:
             self.reserve.give_up(task, zygote, f"it forked no instance: {error}")
             return
@@ -149,9 +184,9 @@ class ProcessRuntime:
         try:
             channel = await self._blank()
             # Not sooner: it may have waited for another base zygote.
-            assignment = _assignment(task, code, deps, self._mark())
+            assignment = self._assignment(task, code, deps)
             began = self._clock()
-            await _assigned(channel, task, assignment)
+            await self._assigned(channel, task, assignment)
             if self._zygote is not None:
                 took_s = self._clock() - began
                 self.reserve.consider(task, assignment, took_s, self._zygote)
@@ -177,6 +212,7 @@ class ProcessRuntime:
         if zygote is not None:
             await zygote.close()
         await asyncio.gather(*(channel.stop(0) for channel in channels))
+        await self._limits.close()
 
     # --- blanks ---
 
@@ -209,18 +245,22 @@ class ProcessRuntime:
             early = self._early_exits.pop(instance_id)
         try:
             await channel.connect()
+            channel.usage.group = await self._limits.enter(channel.pid)
         except BaseException:
             channel.kill()
             raise
         finally:
             if early is not None:
                 self._exited(instance_id, early)
+            elif instance_id not in self._channels:  # it has ended meanwhile
+                self._limits.leave(channel.usage.group)
         return channel
 
     def _exited(self, instance_id: str, how: Exit) -> None:
         channel = self._channels.pop(instance_id, None)
         if channel is not None:
             channel.process_exited(how)
+            self._limits.leave(channel.usage.group)
         elif instance_id in self._early_exits:
             # Killed from outside before anybody here had heard of it.
             self._early_exits[instance_id] = how
@@ -243,9 +283,7 @@ class ProcessRuntime:
         """Brings the stock to its target, and looks again when the demand may have gone."""
         try:
             while len(self._blanks) < self._target():
-                blank = await self._fork(in_stock=True)
-                blank.on_lost = lambda error, blank=blank: self._blank_lost(blank, error)
-                self._blanks.append(blank)
+                await self._add_blank()
             surplus = [self._blanks.pop() for _ in range(len(self._blanks) - self._target())]
             await asyncio.gather(*(blank.stop(0) for blank in surplus))
             if self._starts:
@@ -255,6 +293,11 @@ class ProcessRuntime:
             self._look_again(MAX_RETRY_S)
         finally:
             self._tending = False
+
+    async def _add_blank(self) -> None:
+        blank = await self._fork(in_stock=True)
+        blank.on_lost = lambda error: self._blank_lost(blank, error)
+        self._blanks.append(blank)
 
     def _blank_lost(self, blank: Channel, error: AtlatlError) -> None:
         """A blank died in stock; refilled with a delay, lest a broken one is forked in a loop."""
@@ -274,6 +317,40 @@ class ProcessRuntime:
             self._timer.cancel()
         self._timer = loop.call_later(delay_s, self._tend_soon)
 
+    async def _assigned(self, channel: Channel, task: Task, assignment: dict[str, Any]) -> None:
+        """Makes it an instance of the task, or ends it."""
+        try:
+            await self._limits.apply(channel.usage.group, channel.pid, task.settings.confinement)
+            await channel.assign(task, assignment)
+        except BaseException:
+            # Kills first: the wait for the end may be cut short.
+            channel.kill()
+            await channel.stop(0)
+            raise
+
+    def _assignment(self, task: Task, code: Path, deps: Path | None) -> dict[str, Any]:
+        """What a blank is told; the fields of `atlatl_worker.loading.Assignment`."""
+        limits = task.settings.confinement
+        return {
+            "code": str(code.absolute()),
+            "deps": str(deps.absolute()) if deps is not None else "",
+            "handler": task.handler,
+            "environment": {**ENVIRONMENT, **task.settings.env, **self._mark()},
+            "task_name": task.name,
+            "version": task.version,
+            "concurrency": task.settings.pool.max_concurrent_requests,
+            "output_bytes": limits.output_bytes,
+            "response_bytes": limits.response_bytes,
+            "confinement": {
+                "level": limits.level,
+                "network": limits.network,
+                "tmp_bytes": limits.tmp_bytes,
+                "open_files": limits.open_files,
+                "processes": limits.processes,
+                "data_bytes": 0 if self._limits.memory_groups else limits.memory_bytes,
+            },
+        }
+
     # --- the zygote ---
 
     def _mark(self) -> dict[str, str]:
@@ -282,7 +359,7 @@ class ProcessRuntime:
     async def _start_zygote(self) -> None:
         zygote = Zygote(self._zygote_lost)
         await zygote.start()
-        self._zygote = zygote
+        self._zygote, self._kept = zygote, zygote.kept
         self._zygote_up.set()
         self._retry_s = RETRY_S
 
@@ -308,38 +385,3 @@ class ProcessRuntime:
         task = asyncio.get_running_loop().create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
-
-
-async def _assigned(channel: Channel, task: Task, assignment: dict[str, Any]) -> Channel:
-    """Makes it an instance of the task, or ends it."""
-    try:
-        await channel.assign(task, assignment)
-    except BaseException:
-        # Kills first: the wait for the end may be cut short.
-        channel.kill()
-        await channel.stop(0)
-        raise
-    return channel
-
-
-def _assignment(task: Task, code: Path, deps: Path | None, mark: dict[str, str]) -> dict[str, Any]:
-    """What a blank is told; the fields of `atlatl_worker.loading.Assignment`."""
-    limits = task.settings.confinement
-    return {
-        "code": str(code.absolute()),
-        "deps": str(deps.absolute()) if deps is not None else "",
-        "handler": task.handler,
-        "environment": {**ENVIRONMENT, **task.settings.env, **mark},
-        "task_name": task.name,
-        "version": task.version,
-        "concurrency": task.settings.pool.max_concurrent_requests,
-        "output_bytes": limits.output_bytes,
-        "response_bytes": limits.response_bytes,
-        "confinement": {
-            "level": limits.level,
-            "network": limits.network,
-            "tmp_bytes": limits.tmp_bytes,
-            "open_files": limits.open_files,
-            "processes": limits.processes,
-        },
-    }

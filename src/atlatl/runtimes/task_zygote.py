@@ -19,6 +19,8 @@ import msgspec
 
 from atlatl.errors import StartFailed
 from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.groups import Group
+from atlatl.runtimes.limits import Limits
 from atlatl.runtimes.machine import parent_of, pss_bytes
 from atlatl.runtimes.zygote import (
     Exit,
@@ -32,6 +34,7 @@ from atlatl.runtimes.zygote import (
     fail,
     kill,
 )
+from atlatl.settings import ConfinementSettings
 from atlatl_worker import wire
 
 log = logging.getLogger(__name__)
@@ -66,10 +69,21 @@ class TaskZygote(Forks):
         base: forks the process, an instance until it has imported the artifact.
         gone: called once after `start` when it can't be used any more, with the reason; instances
             that it forked may still be there then.
+        limits: keep it within what the task may use.
+        task_limits: what that is.
     """
 
-    def __init__(self, base: Zygote, gone: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        base: Zygote,
+        gone: Callable[[str], None],
+        limits: Limits,
+        task_limits: ConfinementSettings,
+    ) -> None:
         super().__init__()
+        self._limits = limits
+        self._task_limits = task_limits
+        self._group: Group | None = None
         self._base = base
         self._gone = gone
         self._process: Spawned | None = None
@@ -109,6 +123,8 @@ class TaskZygote(Forks):
         try:
             process = self._process = await self._base.spawn(self._exited, in_stock=False)
             if not self._ended:
+                self._group = await self._limits.enter(process.pid)
+                await self._limits.apply(self._group, process.pid, self._task_limits)
                 await self._import(process.sock, assignment)
                 await self._take_over(process.sock)
         except BaseException:
@@ -297,6 +313,8 @@ class TaskZygote(Forks):
         process, self._process = self._process, None
         if process is not None:
             process.close()
+        group, self._group = self._group, None
+        self._limits.leave(group)
         if not self._watched:
             self._clear.set()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from atlatl.errors import StartFailed
 from atlatl.model import Task
+from atlatl.runtimes.limits import Limits
 from atlatl.runtimes.task_zygote import TaskZygote
 from atlatl.runtimes.zygote import Zygote
 from atlatl.settings import ZygoteSettings
@@ -46,6 +47,7 @@ class TaskZygotes:
         start_timeout_s: longest time that one may take to come up.
         clock: monotonic seconds.
         ready: told of each that can fork from now on.
+        limits: keep them within what their task may use.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class TaskZygotes:
         start_timeout_s: float,
         clock: Callable[[], float],
         ready: Callable[[Task, TaskZygote], None],
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._ready = ready
         self._settings = settings
         self._start_timeout_s = start_timeout_s
@@ -123,7 +127,12 @@ class TaskZygotes:
             self._drop(self._entries.pop(key))
 
     async def _make(self, task: Task, entry: Entry, base: Zygote) -> None:
-        zygote = TaskZygote(base, lambda why: self._gone(task, entry, zygote, why))
+        zygote = TaskZygote(
+            base,
+            lambda why: self._gone(task, entry, zygote, why),
+            self._limits,
+            task.settings.confinement,
+        )
         self._leaving.add(zygote)
         try:
             async with asyncio.timeout(self._start_timeout_s):

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 import atlatl_worker
+from atlatl.core.confinement import Kept
 from atlatl.errors import StartFailed
 from atlatl.runtimes.bodies import BodyFile
-from atlatl.runtimes.kept import Kept
 from atlatl.runtimes.marked import MARK, kill_marked
 from atlatl.runtimes.output import OutputFile
 from atlatl.runtimes.tokens import Tokens

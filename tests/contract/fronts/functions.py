@@ -1,6 +1,7 @@
 """What the suite deploys: every function here is a task of its name. Also read as a module."""
 
 import asyncio
+import mmap
 import os
 import time
 from typing import Any
@@ -79,6 +80,18 @@ def a_set() -> Any:
 
 def no_memory() -> Any:
     raise MemoryError
+
+
+def hog() -> Any:
+    memory = mmap.mmap(-1, 2**28)
+    for place in range(0, len(memory), mmap.PAGESIZE):
+        memory[place] = 1
+    time.sleep(60)
+
+
+def spin() -> Any:
+    while True:
+        pass
 
 
 def leave() -> Any:

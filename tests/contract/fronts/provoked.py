@@ -56,6 +56,19 @@ async def _out_of_memory(front: Front, stand: Stand) -> Answer:
     return await front.call(await stand.task("no_memory"))
 
 
+async def _killed_for_memory(front: Front, stand: Stand) -> Answer:
+    answer = await front.call(await stand.deploy("hog", confinement={"memory_bytes": 64 << 20}))
+    assert "out of memory" in answer.message
+    assert "limit 64 MiB (`confinement.memory_bytes`)" in answer.message
+    return answer
+
+
+async def _too_much_cpu(front: Front, stand: Stand) -> Answer:
+    answer = await front.call(await stand.deploy("spin", confinement={"cpu_s": 0.1}))
+    assert "more than 0.1 s of CPU time (`confinement.cpu_s`)" in answer.message
+    return answer
+
+
 async def _crashed(front: Front, stand: Stand) -> Answer:
     answer = await front.call(await stand.task("leave"))
     assert "7" in answer.message
@@ -155,6 +168,8 @@ PROVOKED: dict[type[AtlatlError], Provoke] = {
     errors.FunctionRaised: _raised,
     errors.ResultInvalid: _no_json,
     errors.OutOfMemory: _out_of_memory,
+    errors.KilledOutOfMemory: _killed_for_memory,
+    errors.CpuTimeExceeded: _too_much_cpu,
     errors.InstanceCrashed: _crashed,
     errors.TimedOut: _timed_out,
     errors.TimedOutWaiting: _timed_out_waiting,

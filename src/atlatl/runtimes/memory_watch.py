@@ -1,0 +1,33 @@
+"""Where no cgroup limits memory: instances are measured, and end when they use too much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.machine import tree_bytes
+
+INTERVAL_S = 0.25
+
+
+async def watch_memory(channels: Callable[[], Iterable[Channel]]) -> None:
+    """Measures in a thread, again and again, until it is cancelled.
+
+    Args:
+        channels: the instances that are there now.
+    """
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        watched = [(each, limit) for each in channels() if (limit := each.usage.memory_limit_bytes)]
+        if not watched:
+            continue
+        pids = [(channel.pid, limit) for channel, limit in watched]
+        sizes = await asyncio.to_thread(_measure, pids)
+        for (channel, limit), n_bytes in zip(watched, sizes, strict=True):
+            if n_bytes > limit and not channel.gone:
+                channel.usage.end_for_memory(n_bytes)
+
+
+def _measure(pids: list[tuple[int, int]]) -> list[int]:
+    return [tree_bytes(pid, limit) for pid, limit in pids]
