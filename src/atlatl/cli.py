@@ -381,7 +381,7 @@ def check(
         named = bool(url or os.environ.get("ATLATL_URL"))
         with connected(url, token_file, ca_file, settings) as client:
             seen = checks.look(client, expected=named)
-    items = checks.check(settings, seen, prometheus)
+    items = checks.check(settings, seen, prometheus, checks.try_out(settings))
     rows = [{"item": each.item, "ok": each.ok, "detail": each.detail} for each in items]
     width = max(len(each.item) for each in items)
     lines = [f"{each.verdict:7}  {each.item:{width}}  {each.said}" for each in items]

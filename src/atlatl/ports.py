@@ -25,6 +25,7 @@ from atlatl.model import (
     Shape,
     Task,
 )
+from atlatl.settings import TaskSettings
 
 Done = Callable[[Outcome | None], None]
 """Told how a call ended; None when it was taken back before it began."""
@@ -128,6 +129,9 @@ class Runtime(Protocol):
 
     @property
     def reserve(self) -> Reserve | None: ...
+
+    def not_kept(self, settings: TaskSettings) -> list[str]:
+        """What of the confinement that a task asks for can't be kept here, each in words."""
 
     async def start(self, task: Task, code: Path, deps: Path | None) -> InstanceChannel:
         """One cold start.

@@ -25,6 +25,7 @@ from atlatl.engine.manager import TaskExecutionManager
 from atlatl.engine.registry import Deployed, Registry
 from atlatl.engine.views import (
     BreakerView,
+    ConfinementView,
     Figures,
     Health,
     HealthStatus,
@@ -53,6 +54,7 @@ class Reports:
         wall: Unix seconds.
         cpu_clock: CPU seconds of this process.
         memory_budget_bytes: what the instances may use together.
+        reserve_bytes: gives what task zygotes use, as measured last.
         queue_depths: what the queue holds; asks nobody, and counts what has not begun as ready.
         queue_clock: Unix seconds of the queue's clock, for ages.
     """
@@ -73,6 +75,7 @@ class Reports:
         wall: Callable[[], float],
         cpu_clock: Callable[[], float],
         memory_budget_bytes: int,
+        reserve_bytes: Callable[[], int],
         queue_depths: Callable[[], Sequence[QueueDepth]],
         queue_clock: Callable[[], float],
     ) -> None:
@@ -89,6 +92,7 @@ class Reports:
         self._wall = wall
         self._cpu_clock = cpu_clock
         self._budget = memory_budget_bytes
+        self._reserve_bytes = reserve_bytes
         self._queue_depths = queue_depths
         self._queue_clock = queue_clock
         self._started = clock()
@@ -234,7 +238,9 @@ class Reports:
         for view in self.instances():
             by_task[view.task_name] += view.memory_bytes
         return MemoryFigures(
-            used_bytes=by_task.total(), limit_bytes=self._budget, by_task=dict(by_task)
+            used_bytes=by_task.total() + self._reserve_bytes(),
+            limit_bytes=self._budget,
+            by_task=dict(by_task),
         )
 
     def _cpu_percent(self) -> float:
@@ -253,7 +259,14 @@ class Reports:
 
     def pools(self) -> list[PoolView]:
         return [
-            replace(_pool_view(each), zygote=self._runtimes.reserve.state(each.task))
+            replace(
+                _pool_view(each),
+                zygote=self._runtimes.reserve.state(each.task),
+                confinement=ConfinementView(
+                    level=each.task.settings.confinement.level,
+                    not_kept=self._runtimes.not_kept(each.task.settings),
+                ),
+            )
             for each in self._registry
         ]
 

@@ -16,11 +16,13 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from atlatl.checks import check, configured, installed, look
 from atlatl.checks.item import Item
 from atlatl.checks.live import Seen, confinement, metrics_endpoint
 from atlatl.client import Client
+from atlatl.core.confinement import Kept
 from atlatl.errors import SettingInvalid, Unauthenticated
 from atlatl.model import OutcomeKind
 from atlatl.settings import Settings, parse
@@ -496,26 +498,72 @@ def process(proc: Path, pid: int, command: bytes, **status: str) -> None:
     (proc / str(pid) / "status").write_text("\n".join(lines))
 
 
-def test_confinement_says_what_is_not_kept() -> None:
-    item = confinement(seen())
+ALL = Kept(
+    landlock=7,
+    seccomp=True,
+    uids=True,
+    mounts=True,
+    network_namespaces=True,
+    private_proc=True,
+    processes=True,
+    memory_groups=True,
+    process_groups=True,
+    cpu_groups=True,
+)
+
+
+def pool(name: str, *not_kept: str, level: str = "standard") -> dict[str, Any]:
+    return {"task_name": name, "confinement": {"level": level, "not_kept": list(not_kept)}}
+
+
+def test_confinement_that_is_kept_is_ok() -> None:
+    item = confinement(settings(), seen(pools=[pool("a")]), ALL)
+    assert item.verdict == "ok"
+    assert item.detail == "tried here: `standard` and `strict` are kept"
+
+
+def test_confinement_says_what_was_tried_and_is_not_kept() -> None:
+    kept = replace(ALL, landlock=0, network_namespaces=False)
+    item = confinement(settings(), Seen(), kept)
     assert item.verdict == "warning"
-    for word in ("not kept", "user", "memory", "system calls", "no new privileges"):
-        assert word in item.detail
+    assert item.said.startswith("not kept: files: all that its user may open is in reach")
+    assert "`strict` is refused: network: no network namespace" in item.detail
+    assert confinement(settings(), Seen(), None).detail == "nothing could be tried"
+
+
+def test_confinement_of_tasks_is_what_their_service_says() -> None:
+    pools = [pool("a", "files: open"), pool("b", "files: open"), pool("c", level="none")]
+    item = confinement(settings(), seen(pools=pools), ALL)
+    assert item.verdict == "warning"
+    assert "not kept for 'a', 'b': files: open" in item.detail
+    assert "task 'c' is not confined" in item.detail
+    item = confinement(settings(confinement={"level": "none"}), Seen(), ALL)
+    assert "not confined unless they ask for it" in item.detail
 
 
 def test_confinement_is_measured_on_the_instances_of_this_machine(tmp_path: Path) -> None:
     zygote = b"python\0-I\0/lib/atlatl_worker/zygote.py\0"
-    process(tmp_path, 7, zygote, NoNewPrivs="1", Uid="1000\t1000\t1000\t1000")
+    held = {"NoNewPrivs": "1", "Seccomp": "2", "CapEff": "0" * 16}
+    process(tmp_path, 7, zygote, **held, Uid="1000\t1000\t1000\t1000")
     process(tmp_path, 8, b"another\0", NoNewPrivs="0", Uid="0\t0\t0\t0")
-    rows = [{"task_name": "a", "pid": pid} for pid in (7, 8, 9)]
-    item = confinement(seen(instances=rows), tmp_path)
-    assert item.verdict == "warning"
-    assert "measured on 1 of them" in item.detail
-    assert "root" not in item.detail
-    process(tmp_path, 9, zygote, NoNewPrivs="0", Uid="0\t0\t0\t0")
-    item = confinement(seen(instances=rows), tmp_path)
+    pools = [pool("a"), pool("free", level="none"), pool("old", "system calls: all are allowed")]
+    service = {"instances": [{"task_name": "a", "pid": pid} for pid in (7, 8, 9)], "pools": pools}
+    item = confinement(settings(), seen(**service), ALL, tmp_path)
+    assert "measured on 1 of the instances" in item.detail
+    assert item.ok
+
+    process(tmp_path, 9, zygote, NoNewPrivs="0", Seccomp="0", CapEff="f", Uid="0\t0\t0\t0")
+    item = confinement(settings(), seen(**service), ALL, tmp_path)
     assert item.verdict == "FAILED"
-    assert "pid 9 may gain new privileges" in item.detail
+    for fault in ("NoNewPrivs 0, and should have 1", "Seccomp 0", "CapEff f", "runs as root"):
+        assert f"the instance with pid 9 {'' if ' as ' in fault else 'has '}{fault}" in item.detail
+
+    process(tmp_path, 10, zygote, NoNewPrivs="1", Seccomp="0", CapEff="f", Uid="0\t0\t0\t0")
+    process(tmp_path, 11, zygote, **{**held, "Seccomp": "0"}, Uid="1\t1\t1\t1")
+    rows = [{"task_name": "free", "pid": 10}, {"task_name": "old", "pid": 11}]
+    item = confinement(settings(), seen(instances=rows, pools=pools), ALL, tmp_path)
+    assert item.ok
+    assert "measured on 2 of the instances" in item.detail
 
 
 # --- all together ---

@@ -1,6 +1,7 @@
 """Whether everything is ready for production: `atlatl check`.
 
-Reads the configuration, the installation and, where one runs, the service; changes nothing.
+Reads the configuration, the installation and, where one runs, the service, and tries out what the
+kernel keeps; changes nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from atlatl.assembly import wall_clock
 from atlatl.checks.configured import access, breaker_settings, data_directory, pool_settings
 from atlatl.checks.installed import alert_rules, benchmark, documentation
 from atlatl.checks.item import Item, failed
-from atlatl.checks.live import Seen, confinement, look, metrics_endpoint
+from atlatl.checks.live import Seen, confinement, look, metrics_endpoint, try_out
+from atlatl.core.confinement import Kept
 from atlatl.errors import SettingInvalid
 from atlatl.settings import Settings
 
-__all__ = ["Item", "Seen", "check", "look"]
+__all__ = ["Item", "Seen", "check", "look", "try_out"]
 
 _ITEM_OF_GROUP = {
     "breaker": "circuit breaker settings",
@@ -29,7 +31,10 @@ _ITEM_OF_GROUP = {
 
 
 def check(
-    settings: Settings | SettingInvalid, seen: Seen | None = None, prometheus_url: str = ""
+    settings: Settings | SettingInvalid,
+    seen: Seen | None = None,
+    prometheus_url: str = "",
+    kept: Kept | None = None,
 ) -> list[Item]:
     """One item for each thing that production needs.
 
@@ -38,6 +43,7 @@ def check(
             looked at.
         seen: what the running service says of itself; None when none was looked for.
         prometheus_url: of the server that should have loaded the alert rules; empty asks none.
+        kept: what `try_out` found; None when nothing was tried.
     """
     seen = seen or Seen()
     of_installation = [
@@ -54,7 +60,7 @@ def check(
         *of_installation,
         data_directory(settings),
         access(settings, seen, datetime.fromtimestamp(wall_clock(), UTC)),
-        confinement(seen),
+        confinement(settings, seen, kept),
     ]
 
 

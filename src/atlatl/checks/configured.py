@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from atlatl.checks.item import Item, failed, judged, mebibytes
+from atlatl.checks.item import Item, failed, judged
 from atlatl.checks.live import Seen
 from atlatl.engine.autoscaler import ASSUMED_BYTES
 from atlatl.errors import SettingInvalid
 from atlatl.front.auth import is_loopback
 from atlatl.front.tls import expiry
 from atlatl.front.tokens import TokenFile, has_expired
-from atlatl.runtimes.machine import memory_budget_bytes
+from atlatl.runtimes.machine import mebibytes, memory_budget_bytes
 from atlatl.settings import CircuitBreakerSettings, Settings, TaskSettings, task_settings
 
 DEFAULTS = "the defaults"

@@ -47,8 +47,3 @@ def judged(item: str, faults: list[str], doubts: list[str], detail: str) -> Item
     if doubts:
         return warned(item, "; ".join([*doubts, detail]))
     return passed(item, detail)
-
-
-def mebibytes(n_bytes: float) -> str:
-    """Example: 536870912 is `512 MiB`."""
-    return f"{n_bytes / 2**20:,.0f} MiB"

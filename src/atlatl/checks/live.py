@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import re
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from atlatl.checks.item import Item, failed, judged, warned
 from atlatl.client import Client, Row, ServiceUnreachable
-from atlatl.errors import AtlatlError
+from atlatl.core.confinement import Kept, missing, summary
+from atlatl.errors import AtlatlError, SettingInvalid, StartFailed
 from atlatl.model import Record
+from atlatl.runtimes.groups import Groups
+from atlatl.runtimes.process import ProcessRuntime
+from atlatl.settings import BlankPoolSettings, Settings
 
 NO_SERVICE = "no service was asked"
 
@@ -48,6 +57,7 @@ class Seen(Record, frozen=True):
     knows_tasks: bool = False
     tasks: list[Row] = []
     instances: list[Row] = []
+    pools: list[Row] = []
     guarded: bool | None = None
     """Whether somebody without a token was refused; None when that was not tried."""
 
@@ -70,6 +80,7 @@ def look(client: Client, *, expected: bool = False) -> Seen:
         answers["guarded"] = client.is_guarded()
         answers["tasks"] = list(_all_tasks(client))
         answers["instances"] = client.instances()
+        answers["pools"] = client.pools()
         return Seen(reason="", expected=expected, knows_tasks=True, **answers)
     except (AtlatlError, ServiceUnreachable) as error:
         return Seen(reason=_told(error), expected=expected, **answers)
@@ -151,39 +162,98 @@ def _exported(sums: Sums, name: str, outcomes: tuple[str, ...]) -> float:
 
 # --- confinement ---
 
-KEPT = (
-    "kept: instances have a process and a session of their own, no new privileges, no descriptor "
-    "of the service, no core dump, are killed before the service when memory runs out, "
-    "and end with the service"
-)
-NOT_KEPT = (
-    "not kept: instances run as the service's user, reach its files and the network, and have "
-    "no limit of memory, CPU or processes and no filter of system calls; deploy only code that "
-    "you trust"
-)
 _INSTANCE = b"atlatl_worker"
 """Stands in the command line of every instance: tells it from another process of that number."""
+_MEASURED = {"NoNewPrivs": "1", "Seccomp": "2", "CapEff": "0000000000000000"}
+"""Lines of /proc/PID/status that every instance has, but for the level `none`."""
 
 
-def confinement(seen: Seen, proc: Path = Path("/proc")) -> Item:
-    """What an instance is kept from and what not; the first is measured where instances run.
+def try_out(settings: Settings | SettingInvalid) -> Kept | None:
+    """What this machine keeps for whoever asks: a runtime is started, and closed again.
+
+    None when none can be started, or nobody knows with which settings.
+    """
+    if isinstance(settings, SettingInvalid):
+        return None
+    small = replace(settings, blank_pool=BlankPoolSettings(min_size=0, max_size=1))
+    ids = map(str, itertools.count())
+
+    async def run() -> Kept:
+        runtime = ProcessRuntime(small, time.monotonic, ids.__next__, Groups())
+        await runtime.open()
+        try:
+            return runtime.kept
+        finally:
+            await runtime.close()
+
+    try:
+        return asyncio.run(run())
+    except StartFailed:
+        return None
+
+
+def confinement(
+    settings: Settings, seen: Seen, kept: Kept | None = None, proc: Path = Path("/proc")
+) -> Item:
+    """What is kept of each level, by task where tasks are deployed, measured where they run.
 
     Args:
+        settings: of the service.
         seen: what the service said.
+        kept: what was tried here; None when that was not possible.
         proc: where the kernel shows the processes of this machine.
     """
-    found = [_status(proc / str(row["pid"])) for row in seen.instances]
-    instances = [status for status in found if status]
-    faults = [
-        f"the instance with pid {status['Pid']} may gain new privileges"
-        for status in instances
-        if status.get("NoNewPrivs") != "1"
-    ]
-    doubts = [NOT_KEPT]
-    if any(status["Uid"].split()[0] == "0" for status in instances):
-        doubts.insert(0, "functions run as root: start the service as another user")
-    measured = f" (no new privileges: measured on {len(instances)} of them)" if instances else ""
-    return judged("confinement", faults, doubts, KEPT + measured)
+    doubts = list(_not_confined(settings, seen, kept))
+    faults, measured = _measured(seen, proc)
+    figures = [] if kept is None else [f"tried here: {summary(kept, settings.confinement)[0]}"]
+    if measured:
+        figures.append(f"measured on {measured} of the instances")
+    detail = "; ".join(figures) or "nothing could be tried"
+    return judged("confinement", faults, doubts, detail)
+
+
+def _not_confined(settings: Settings, seen: Seen, kept: Kept | None) -> Iterator[str]:
+    lacking: dict[str, list[str]] = defaultdict(list)
+    for row in seen.pools:
+        if row["confinement"]["level"] == "none":
+            yield f"task {row['task_name']!r} is not confined (`confinement.level` is `none`)"
+        for each in row["confinement"]["not_kept"]:
+            lacking[each].append(row["task_name"])
+    for each, names in lacking.items():
+        yield f"not kept for {', '.join(map(repr, names))}: {each}"
+    if settings.confinement.level == "none":
+        yield "tasks are not confined unless they ask for it (`confinement.level` is `none`)"
+    if not seen.pools:
+        # Of no task yet: what the next one would lack.
+        for each in missing(kept, settings.confinement) if kept is not None else []:
+            yield f"not kept: {each}"
+
+
+def _measured(seen: Seen, proc: Path) -> tuple[list[str], int]:
+    """What instances should not be able to do, and how many were looked at."""
+    levels = {row["task_name"]: row["confinement"] for row in seen.pools}
+    faults, count = [], 0
+    for row in seen.instances:
+        status = _status(proc / str(row["pid"]))
+        task = levels.get(row["task_name"], {"level": "none", "not_kept": []})
+        if not status:
+            continue
+        count += 1
+        if task["level"] == "none":
+            wanted = {"NoNewPrivs": "1"}
+        elif any(each.startswith("system calls") for each in task["not_kept"]):
+            wanted = {name: value for name, value in _MEASURED.items() if name != "Seccomp"}
+        else:
+            wanted = _MEASURED
+        faults += [
+            f"the instance with pid {status['Pid']} has {name} {status.get(name, 'not set')}, "
+            f"and should have {value}"
+            for name, value in wanted.items()
+            if status.get(name) != value
+        ]
+        if task["level"] != "none" and status["Uid"].split()[0] == "0":
+            faults.append(f"the instance with pid {status['Pid']} runs as root")
+    return faults, count
 
 
 def _status(process: Path) -> dict[str, str]:

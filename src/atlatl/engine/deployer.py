@@ -302,7 +302,17 @@ class Deployer:
                 f"setting refused: `pool.max_size` is {settings.pool.max_size}, above "
                 f"`limits.max_instances_per_task` ({most})"
             )
+        self._refuse_unless_kept(settings)
         return settings
+
+    def _refuse_unless_kept(self, settings: TaskSettings) -> None:
+        """Level `strict` is a promise; the others keep what can be kept, and say what can't."""
+        lacking = self._runtime.not_kept(settings)
+        if lacking and settings.confinement.level == "strict":
+            raise SettingInvalid(
+                "setting refused: `confinement.level` is `strict`, which this machine cannot keep: "
+                + "; ".join(lacking)
+            )
 
     # --- removing ---
 

@@ -107,6 +107,14 @@ class InstanceView(Record, frozen=True):
     """`blank`, `fork` (when no blank was in stock) or `task_zygote`."""
 
 
+class ConfinementView(Record, frozen=True):
+    """What the functions of a task are kept from and within."""
+
+    level: str = "standard"
+    not_kept: list[str] = []
+    """What of the level this machine can't keep, each in words."""
+
+
 class PoolView(Record, frozen=True):
     task_name: str
     version: int
@@ -133,6 +141,7 @@ class PoolView(Record, frozen=True):
     zygote: str = ""
     """State of the process that has imported the artifact and forks further instances: `starting`,
     `ready`, or `unused: ` and why; empty when they come from blanks, as those of most tasks do."""
+    confinement: ConfinementView = ConfinementView()
 
 
 class BreakerView(Record, frozen=True):

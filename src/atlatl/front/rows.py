@@ -124,7 +124,8 @@ def instance_row(view: InstanceView) -> Row:
 
 
 def pool_row(view: PoolView) -> Row:
-    return msgspec.structs.asdict(view)
+    row: Row = msgspec.to_builtins(view)
+    return row
 
 
 def breaker_row(view: BreakerView) -> Row:
