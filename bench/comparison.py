@@ -5,6 +5,7 @@ A round times everything once, so the two sides of a ratio come from the same mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from statistics import quantiles
 from typing import Any, NamedTuple
@@ -38,10 +39,32 @@ def spread_of(values: Sequence[float]) -> Spread:
     return Spread(middle, low, high)
 
 
+def upper_bound(values: Sequence[float], confidence: float = 0.95) -> float:
+    """What the true median is not above, with that confidence, whatever the values are spread like.
+
+    The least value of which enough lie below it: that so many do by chance alone is as likely as
+    so many heads of a coin. A value that somebody disturbed counts no more than any other.
+
+    Example: of 20 it is the 15th, as 15 heads or more of 20 come in 2 % of all cases, 14 or more in
+    6 %. Of fewer than 5 it is the largest, which promises less.
+    """
+    ordered, count = sorted(values), len(values)
+    below = 0.0
+    for place, value in enumerate(ordered):
+        below += math.comb(count, place) / 2**count
+        if below >= confidence:
+            return value
+    return ordered[-1]
+
+
 def ratio_of(rounds: Rounds, ours: str, peer: str) -> Spread:
     """Ours by the peer's, taken round by round: 0.5 is half the time of the peer."""
-    pairs = zip(rounds[ours], rounds[peer], strict=True)
-    return spread_of([one / other for one, other in pairs])
+    return spread_of(paired(rounds, ours, peer))
+
+
+def paired(rounds: Rounds, ours: str, peer: str) -> list[float]:
+    """The ratio of each round."""
+    return [one / other for one, other in zip(rounds[ours], rounds[peer], strict=True)]
 
 
 def ratios(rounds: Rounds, pieces: Mapping[str, Sequence[str]]) -> dict[str, Spread]:
@@ -141,11 +164,18 @@ class Aim(NamedTuple):
     """Neither is a ratio without an aim."""
     stretch: float | None = None
     """What is really wanted, in the same direction."""
+    upper: bool = False
+    """The upper 95 % bound of the median counts, and stands in its place."""
 
     def spread(self, rounds: Rounds) -> Spread:
+        values = self._values(rounds)
+        spread = spread_of(values)
+        return spread._replace(median=upper_bound(values)) if self.upper else spread
+
+    def _values(self, rounds: Rounds) -> Sequence[float]:
         if self.peer:
-            return ratio_of(rounds, self.ours, self.peer)
-        return spread_of(rounds[self.ours])
+            return paired(rounds, self.ours, self.peer)
+        return rounds[self.ours]
 
     def measured(self, rounds: Rounds) -> bool:
         return {self.ours, self.peer} - {""} <= rounds.keys()

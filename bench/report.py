@@ -102,7 +102,7 @@ def _section(result: Result) -> str:
         for what, values in result["rounds"].items()
     ]
     packages = ", ".join(f"{package} {number}" for package, number in result["packages"].items())
-    size = result["size"]["rounds"]
+    size = len(next(iter(result["rounds"].values())))
     return "\n\n".join(
         [
             f"### {name}",

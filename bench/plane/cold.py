@@ -59,15 +59,30 @@ def _atlatl(with_numpy: bool, size: Size) -> Measured:
         service.deploy("fresh", content, functions.COLD)
         connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE_S)
         for _ in range(WARM_UP + size.starts):
-            time.sleep(PAUSE_S)
-            began = time.perf_counter()
-            connection.request("POST", "/functions/fresh", b"{}")
-            answer = connection.getresponse()
-            body = answer.read()
-            took.append(time.perf_counter() - began)
-            _check(answer.status, body, seen)
+            took.append(start(connection, "fresh", seen))
         connection.close()
     return _figures(f"{ATLATL}{WITH_NUMPY * with_numpy}", took[WARM_UP:])
+
+
+def start(connection: http.client.HTTPConnection, task: str, seen: set[int]) -> float:
+    """Seconds of a call that has to be the first one of its instance, after a pause.
+
+    Args:
+        connection: to the service.
+        task: `functions.PLAIN` or its like, with `functions.COLD`.
+        seen: process ids that have answered; this one is added.
+
+    Raises:
+        Wrong: the answer is not right, or from an instance that has answered before.
+    """
+    time.sleep(PAUSE_S)
+    began = time.perf_counter()
+    connection.request("POST", f"/functions/{task}", b"{}")
+    answer = connection.getresponse()
+    body = answer.read()
+    took = time.perf_counter() - began
+    _check(answer.status, body, seen)
+    return took
 
 
 def _check(status: int, body: bytes, seen: set[int]) -> None:

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 
 from bench import comparison, results
 from bench.comparison import Spread
-from bench.plane import cold, cpu, memory, unary, warm
+from bench.plane import cold, confinement, cpu, memory, unary, warm
 from bench.plane.load import generator
 from bench.plane.scenario import Scenario, Size
 from bench.results import Result, say
 from bench.rounds import interleaved, watched
 
 SCENARIOS: Mapping[str, Scenario] = {
-    each.name: each for module in (warm, cpu, cold, memory, unary) for each in module.SCENARIOS
+    each.name: each
+    for module in (warm, cpu, cold, confinement, memory, unary)
+    for each in module.SCENARIOS
 }
 
 
@@ -37,7 +39,7 @@ def measure(scenario: Scenario, size: Size, *, wait: bool = True) -> Result:
     say(f"{scenario.name}: {scenario.about}")
     with watched(wait) as load:
         turns = scenario.turns(size)
-        rounds, skipped = interleaved(turns, scenario.rounds or size.rounds, scenario.name)
+        rounds, skipped = interleaved(turns, scenario.rounds_in(size), scenario.name)
     return {
         **heading,
         "about": scenario.about,

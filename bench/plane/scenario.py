@@ -57,9 +57,15 @@ class Scenario(NamedTuple):
     packages: Sequence[str] = ()
     """Peers whose versions count."""
     rounds: int = 0
-    """0 is as many as the size says."""
+    """Of a whole run; 0 is as many as the size says."""
     on_demand: bool = False
     """Runs only when it is named."""
+
+    def rounds_in(self, size: Size) -> int:
+        """A shorter run has fewer, in the same measure."""
+        if not self.rounds:
+            return size.rounds
+        return max(1, self.rounds * size.rounds // WHOLE.rounds)
 
 
 def figures(side: str, found: Load, where: str = "") -> Measured:

@@ -30,6 +30,7 @@ class Server:
         *args: str,
         env: dict[str, str] | None = None,
         ca_file: Path | None = None,
+        user: int | None = None,
         **settings: Any,
     ) -> None:
         self.data_dir = data_dir
@@ -42,6 +43,9 @@ class Server:
             text=True,
             env={**os.environ, **(env or {}), **_variables(settings)},
             cwd=data_dir.parent,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )  # fmt: skip
         self._started = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
