@@ -8,7 +8,7 @@ BENCH  := .venv-bench
 RUN    := $(BIN)/python -m
 FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
 
-.PHONY: help demo test check bench bench-check bench-peers bench-report docs lock proto clean
+.PHONY: help demo test check audit bench bench-check bench-peers bench-report docs lock proto clean
 
 # A machine that lacks Python 3.11 or python3-venv is told so in one line, before anything runs.
 # A failing recipe would make `make` add a line of its own and exit with 2; -q stops it with 1.
@@ -23,7 +23,8 @@ endif
 help:
 	@echo 'make demo    start the service, deploy the examples, call them, show what came back'
 	@echo 'make test    run every test'
-	@echo 'make check   what must hold before a commit: lint, types, layers, fast tests'
+	@echo 'make check   what must hold before a commit: lint, types, layers, security, fast tests'
+	@echo 'make audit   look the locked dependencies up among known vulnerabilities'
 	@echo 'make bench   run the benchmarks beside their peers; ARGS="--quick" or ARGS="--only NAME"'
 	@echo 'make bench-check    compare them with the baseline'
 	@echo 'make bench-report   write the newest results into the documents'
@@ -47,7 +48,11 @@ check: $(READY)
 	$(RUN) ruff format --check .
 	$(RUN) mypy --strict
 	$(BIN)/lint-imports
+	$(RUN) bandit --quiet --recursive --configfile pyproject.toml src scripts
 	$(RUN) pytest -m 'not slow' $(FAST)
+
+audit: $(READY)
+	@$(BIN)/python scripts/audit.py
 
 bench: $(BENCH)/.ready
 	@$(BENCH)/bin/python -m bench $(ARGS)

@@ -78,7 +78,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     """All parts of a service, joined and not yet started."""
     settings = _with_data_dir(settings)
     new_id = RandomIds()
-    clock, wall, dice = time.monotonic, time.time, random.Random()
+    clock, wall, dice = time.monotonic, time.time, random.Random()  # nosec: B311 # jitter, no secret
     began, began_at = clock(), wall()
 
     def steady() -> float:

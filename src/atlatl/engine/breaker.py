@@ -35,7 +35,7 @@ OnStateChange = Callable[[CircuitState, CircuitState], None]
 
 log = logging.getLogger(__name__)
 
-_chance = random.Random().random
+_chance = random.Random().random  # nosec: B311 # jitter, no secret
 
 DEFAULTS = CircuitBreakerSettings()
 MAX_ERROR_CHARACTERS = 200

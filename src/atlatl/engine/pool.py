@@ -133,7 +133,7 @@ class InstancePool:
         choice = scheduling_policies.POLICIES[scheduler.policy]
         self._lending = Lending(
             pool,
-            choice(chance or random.Random().randrange),
+            choice(chance or random.Random().randrange),  # nosec: B311 # choice of an instance
             self._gate,
             Share(weight, self._serve),
             self._may_grow,
