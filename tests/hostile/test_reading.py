@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ DENIED = ("EACCES", "EPERM", "ENOENT")
 
 
 def test_reads_the_passwords_of_the_machine(stand: Stand) -> None:
-    files = ["/etc/shadow", "/etc/gshadow", "/root/.bashrc", "/etc/sudoers"]
-    ended = stand.attack("reads_files", files=files, directories=["/root"])
+    home = pwd.getpwuid(0).pw_dir
+    files = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", f"{home}/.bashrc"]
+    ended = stand.attack("reads_files", files=files, directories=[home])
     stand.refuses(ended, reasons=DENIED)
     assert "/etc/shadow" in ended.message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,10 @@ def test_a_file_that_says_it_is_large(stand: Stand) -> None:
 
 
 def test_writes_everywhere_else(stand: Stand) -> None:
-    places = ["/", "/etc", "/usr", "/home", "/root", "/run", "/var", "/var/lib", "/var/log", "/opt",
-              "/srv", "/mnt", "/dev", "/sys", "/proc", str(stand.data_dir), str(stand.directory),
-              str(stand.data_dir / "artifacts")]  # fmt: skip
+    home = pwd.getpwuid(0).pw_dir
+    places = ["/", "/etc", "/usr", "/home", home, "/run", "/var", "/var/lib", "/var/log", "/opt",
+              "/srv", "/mnt", "/dev", "/sys", "/proc", str(stand.data_dir),
+              str(stand.directory), str(stand.data_dir / "artifacts")]  # fmt: skip
     stand.refuses(stand.call(stand.deploy("fills", "elsewhere"), directories=places))
 
 

@@ -6,6 +6,7 @@ from trying import attempts
 
 
 def main(secret: str) -> object:
+    parent = f"/proc/{os.getppid()}/"
     return attempts(
         {
             "through a symlink": lambda: through(secret, "/tmp/link"),
@@ -15,8 +16,8 @@ def main(secret: str) -> object:
             "by /proc/self/cwd": lambda: read("/proc/self/cwd/" + "../" * 40 + secret[1:]),
             "by /proc/thread-self": lambda: read(f"/proc/thread-self/root{secret}"),
             "from a descriptor": lambda: from_descriptor(secret),
-            "by its parent": lambda: read(f"/proc/{os.getppid()}/root{secret}"),
-            "by its parent's directory": lambda: read(f"/proc/{os.getppid()}/cwd{secret}"),
+            "by its parent": lambda: read(parent + "root" + secret),
+            "by its parent's directory": lambda: read(parent + "cwd" + secret),
         }
     )
 
