@@ -10,6 +10,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -201,7 +202,7 @@ class Stand:
     ) -> str:
         """Deploys an attack under a name of its own, which its processes bear too."""
         self._count += 1
-        name = f"{file[:10]}{self._count}"[:15]
+        name = f"{file[:9]}{self.user[0]}{self._count}"  # 15 characters at most
         self._deployed.append(name)
         answer = self.server.deploy(
             name,
@@ -236,7 +237,7 @@ class Stand:
             ended: the attack.
             reasons: of which each refusal has to have one; none says that any will do.
         """
-        assert ended.achieved == {}
+        assert not ended.achieved, ended.achieved
         assert (ended.status, *ended.outcome) == (500, "error", "EXECUTION_ERROR"), ended
         refused = ended.refused
         allowed = set(reasons)
@@ -250,18 +251,28 @@ class Stand:
         """Processes of attacks that were deployed here, alive."""
         return [f"{pid} {name}" for pid, name in _names() if name in self._deployed]
 
+    def nothing_left(self) -> None:
+        """Fails when a process of an attack outlives what it belonged to."""
+        end = time.monotonic() + LEFT_WITHIN_S
+        while left := self.left():
+            assert time.monotonic() < end, left
+            time.sleep(0.02)
+
     def clean(self) -> None:
         """Deletes what was deployed, and checks that nothing of it is left."""
         for name in self._deployed:
-            self.server.http.delete(f"/api/v1/tasks/{name}?force=true")
-        eventually(lambda: not self.left() or None, LEFT_WITHIN_S)
-        self._deployed.clear()
+            self.server.http.delete(f"/api/v1/tasks/{name}?force=true").raise_for_status()
+        try:
+            self.nothing_left()
+        finally:
+            self._deployed.clear()
 
     def good_goes_on(self) -> None:
         """Fails unless the good function is answered, now too, and always was."""
         answered = self.good.answered
         eventually(lambda: self.good.answered > answered or self.good.faults, 20)
-        assert self.good.faults == []
+        faults, self.good.faults = self.good.faults, []
+        assert not faults, faults[:3]
 
     def kill(self) -> None:
         """Ends the service as the kernel would, without a chance to tidy up."""

@@ -112,7 +112,7 @@ def test_one_that_runs_away(stand: Stand) -> None:
     name = stand.deploy("stays", "runs_away")
     assert stand.call(name).value == 1
     stand.server.http.delete(f"/api/v1/tasks/{name}?force=true")
-    eventually(lambda: not stand.left() or None, LEFT_WITHIN_S)
+    stand.nothing_left()
 
 
 def _outer(stand: Stand, pid: int) -> int:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import eventually
-from tests.hostile.stand import LEFT_WITHIN_S, LIMITS, Ended, Stand
+from tests.hostile.stand import LIMITS, Ended, Stand
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +30,7 @@ def test_makes_threads(stand: Stand) -> None:
 def test_fork_bomb(stand: Stand) -> None:
     ended = stand.call(stand.deploy("multiplies", timeout_ms=1500))
     assert ended.outcome == ("timeout", "EXECUTION_TIMEOUT")
-    eventually(lambda: not stand.left() or None, LEFT_WITHIN_S)
+    stand.nothing_left()
 
 
 # --- memory ---
@@ -120,7 +119,7 @@ def test_never_answers(stand: Stand, how: str) -> None:
     ended = stand.call(name)
     assert ended.status == 504
     assert ended.outcome == ("timeout", "EXECUTION_TIMEOUT")
-    eventually(lambda: not stand.left() or None, LEFT_WITHIN_S)
+    stand.nothing_left()
 
 
 @pytest.mark.parametrize("how", ["main", "in_threads", "deaf"])
