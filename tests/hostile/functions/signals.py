@@ -15,7 +15,7 @@ def main(pids: dict) -> object:
             f"signal {whose}": lambda pid=pid: kill(pid),
             f"queue for {whose}": lambda pid=pid: call("sigqueue", pid, 0, ctypes.c_void_p(0)),
             f"by descriptor {whose}": lambda pid=pid: by_descriptor(pid),
-            f"group of {whose}": lambda pid=pid: os.killpg(os.getpgid(pid), 0),
+            f"group of {whose}": lambda pid=pid: to_group(pid),
         }
     return attempts(tries)
 
@@ -30,12 +30,23 @@ def by_descriptor(pid: int) -> None:
     signal.pidfd_send_signal(os.pidfd_open(pid), 0)
 
 
+def to_group(pid: int) -> None:
+    group = os.getpgid(pid)
+    if group in (0, os.getpgrp()):
+        raise ProcessLookupError(3, "it has none that could be named")
+    os.killpg(group, 0)
+
+
 def everybody() -> object:
-    """SIGKILL to all that it may signal, which has to be nobody."""
+    """SIGKILL to all that it may signal, which has to be nobody.
+
+    The kernel says that it was done when it was refused for each of them.
+    """
     if os.getuid() == 0:
         # Not contained at all: that is said without ending everything on the machine.
         return {"achieved": {"kill everybody": "as root"}}
-    return attempts({"kill everybody": lambda: os.kill(-1, signal.SIGKILL)})
+    os.kill(-1, signal.SIGKILL)
+    return "sent"
 
 
 def by_the_kernel(pid: int) -> object:

@@ -18,8 +18,10 @@ def main() -> int:
             os.write(writer, b"%d" % os.getpid())
             stay()
         os._exit(0)
+    os.close(writer)
     os.wait()
-    return int(os.read(reader, 20))
+    # Nothing, when it was ended before it could say so.
+    return int(os.read(reader, 20) or 0)
 
 
 def child() -> int:
