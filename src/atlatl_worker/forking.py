@@ -19,7 +19,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final, NoReturn
 
 from atlatl_worker import confine
@@ -30,6 +30,7 @@ SWEEP_MS: Final = 500
 """A process that left its instance gives no sign; it is looked for this often."""
 AGAIN_MS: Final = 5
 """One that was killed has died by then, and its own children have come to us."""
+END_AGAIN_MS: Final = 1
 
 
 class Forker:
@@ -56,6 +57,8 @@ class Forker:
         self._live = live
         self._instances: dict[int, int] = {}
         """Process ids, and the descriptors that tell of their ends."""
+        self._pidfds: dict[int, int] = {}
+        """The other way round."""
         self._strays = False
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
@@ -66,7 +69,7 @@ class Forker:
                 ready = self._poll.poll(self._patience_ms())
                 if any(descriptor == self._control.fileno() for descriptor, _ in ready):
                     self._take_message()
-                self._reap()
+                self._reap([self._pidfds[fd] for fd, _ in ready if fd in self._pidfds])
                 self._kill_strays()
                 if self._tend is not None and not ready:
                     self._tend()
@@ -106,16 +109,20 @@ class Forker:
         if pid == 0:
             self._live(parent, in_stock, *descriptors)
         pidfd = self._instances[pid] = os.pidfd_open(pid)
+        self._pidfds[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
         # By hand: what an encoder touches here, each child would get a copy of.
         told = b'{"op":"spawned","id":%d,"pid":%d}' % (request, pid)
         attached = (socket.SOL_SOCKET, socket.SCM_RIGHTS, pidfd.to_bytes(INT_BYTES, sys.byteorder))
         self._control.sendmsg([told], [attached])
 
-    def _reap(self) -> None:
-        while (ended := _ended()) is not None:
-            pidfd = self._instances.pop(ended.si_pid, None)
-            if pidfd is not None:
+    def _reap(self, pids: list[int]) -> None:
+        """Of instances only."""
+        for pid in pids:
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+            if ended is not None:
+                pidfd = self._instances.pop(pid)
+                del self._pidfds[pidfd]
                 self._poll.unregister(pidfd)
                 os.close(pidfd)
                 self._tell_end(ended)
@@ -132,19 +139,35 @@ class Forker:
         )
 
     def _kill_strays(self) -> None:
-        """Whatever came to us by the death of its parent; its own children come to us next."""
-        strays = [pid for pid in children() if pid not in self._instances]
-        for pid in strays:
-            kill(pid)
+        """Whatever came to us by the death of its parent; its own children come to us next.
+
+        The dead are reaped only when none is left alive. Until then they count as processes of
+        their instance, and what forks faster than we kill finds no room for more.
+        """
+        strays, alive = kill_children(self._instances)
         self._strays = bool(strays)
+        if not alive:
+            for pid in strays:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
 
-def _ended() -> os.waitid_result | None:
-    """A child that ended and was not reaped yet."""
-    try:
-        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
-    except ChildProcessError:
-        return None
+def kill_children(spared: Container[int]) -> tuple[list[int], bool]:
+    """Kills all children but these; gives them, the dead too, and whether any was alive."""
+    before: list[int] = []
+    while True:
+        pids = [pid for pid in children() if pid not in spared]
+        living = [pid for pid in pids if not _has_ended(pid)]
+        for pid in living:
+            kill(pid)
+        if living or pids == before:
+            return pids, bool(living)
+        # Not the first list: what ends while it is read hides others in it.
+        before = pids
+
+
+def _has_ended(pid: int) -> bool:
+    """Leaves it to be reaped."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def children() -> list[int]:
@@ -164,12 +187,17 @@ def kill(pid: int) -> None:
 
 
 def end_all() -> NoReturn:
-    """Kills all children, and theirs as they come to us, until none is left; then exits."""
+    """Kills all children, and theirs as they come to us, until none is left; then exits.
+
+    The dead are reaped last, for the reason that `Forker` has.
+    """
     try:
         while True:
-            for pid in children():
-                kill(pid)
-            os.waitid(os.P_ALL, 0, os.WEXITED)
+            if kill_children(())[1]:
+                select.poll().poll(END_AGAIN_MS)
+                continue
+            while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+                pass
     except ChildProcessError:
         os._exit(0)
     finally:

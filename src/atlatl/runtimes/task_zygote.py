@@ -137,6 +137,13 @@ class TaskZygote(Forks):
         if self._ended:
             raise StartFailed("it ended as soon as it had started")
 
+    async def spawn(self, on_exit: OnExit, *, in_stock: bool) -> Spawned:
+        """As of every zygote; one that is not needed any more ends with the last that waits."""
+        try:
+            return await super().spawn(on_exit, in_stock=in_stock)
+        finally:
+            self._end_if_idle()
+
     async def clear(self) -> None:
         """Returns when the process and all instances that it forked have ended."""
         await self._clear.wait()
