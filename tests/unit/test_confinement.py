@@ -56,7 +56,7 @@ def test_level_none_promises_nothing() -> None:
         (replace(ALL, processes=False), []),
         (replace(USERS, process_groups=False, processes=False), ["processes"]),
         (replace(ALL, cpu_groups=False), ["CPU time"]),
-        (replace(ALL, private_proc=False), []),
+        (replace(ALL, private_proc=False), ["other processes"]),
     ],
 )
 def test_what_is_missing_is_named(

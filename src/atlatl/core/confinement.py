@@ -92,13 +92,18 @@ def _reach(kept: Kept) -> Iterator[str]:
             "signals: it reaches other processes of its user (as root, or with Landlock "
             f"{SCOPED_SIGNALS}, it would not)"
         )
+    if not kept.private_proc:
+        yield (
+            "other processes: /proc shows which there are and their command lines, though neither "
+            "memory nor environment (only root can mount one that does not)"
+        )
 
 
 def _limits(kept: Kept, settings: ConfinementSettings) -> Iterator[str]:
     if not kept.memory_groups:
         yield (
             "memory: `memory_bytes` bounds each process, and all that it uses is measured now and "
-            "then (no cgroup can be written)"
+            "then, but for memory files that it has mapped nowhere (no cgroup can be written)"
         )
     if not (kept.process_groups or kept.processes):
         yield (

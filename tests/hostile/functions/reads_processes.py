@@ -2,7 +2,7 @@
 
 import os
 
-from trying import attempts, others
+from trying import Refused, attempts, others
 
 FILES = ("environ", "maps", "mem", "cmdline", "auxv", "stack", "syscall")
 
@@ -60,6 +60,9 @@ def refuse() -> None:
 def read(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return os.read(descriptor, 100)
+        found = os.read(descriptor, 100)
     finally:
         os.close(descriptor)
+    if not found:
+        raise Refused("empty")  # as of the kernel's own processes, for everybody
+    return found
