@@ -15,6 +15,7 @@ from atlatl.assembly import FunctionService, wall_clock
 from atlatl.configuration import load_settings
 from atlatl.errors import AtlatlError
 from atlatl.loader import deploy_directory
+from atlatl.runtimes.machine import conceal
 from atlatl.settings import Settings
 from atlatl.telemetry.logs import ExecutionLog, configure, stderr_writer
 
@@ -33,6 +34,8 @@ def serve(settings: Settings, *, functions: Path | None = None) -> int:
         settings: with `data_dir` set.
         functions: a directory whose functions are deployed at start.
     """
+    # First: what comes into memory from now on, tokens for example, is nobody else's.
+    conceal()
     try:
         import uvloop
 

@@ -31,6 +31,13 @@ def test_the_filter_is_on(stand: Stand) -> None:
         assert "NoNewPrivs:\t1" in status
 
 
+def test_memory_and_environment_of_the_service_are_nobody_elses(stand: Stand) -> None:
+    """Not even for programs of the same user that no level confines: they belong to root."""
+    for pid in (stand.pid, stand.zygote):
+        for name in ("environ", "mem", "maps"):
+            assert Path(f"/proc/{pid}/{name}").stat().st_uid == 0
+
+
 def test_makes_namespaces(stand: Stand) -> None:
     name = stand.deploy("calls_kernel", "spaces")
     stand.refuses(stand.call(name))
