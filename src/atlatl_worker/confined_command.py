@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> NoReturn:
         os.chdir(here)
         _end_with(parent)
         _filter(found)
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # nosec: B606 # a list, which no shell reads
     except (OSError, ValueError, LookupError) as error:
         print(f"the command could not be confined or run: {error}", file=sys.stderr)
     sys.exit(FAILED)

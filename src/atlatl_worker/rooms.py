@@ -150,7 +150,7 @@ def _furnish(private_proc: bool) -> None:
     os.symlink("../tmp", "/var/tmp")
     for name, target in _DEVICE_LINKS.items():
         os.symlink(target, f"/dev/{name}")
-    os.chmod(TMP, 0o1777)
+    os.chmod(TMP, 0o1777)  # nosec: B103 # as /tmp is everywhere
     if private_proc:
         flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
         kernel.mount("proc", "/proc", "proc", flags, "hidepid=2")

@@ -160,19 +160,19 @@ class Grant:
             self._bucket.take(self._clock())
 
 
-_NO_TOKEN = (
+_MISSING = (
     "this needs a token: send `Authorization: Bearer TOKEN`; `atlatl token create` makes one, and "
     "the admin token is in the file `token` of the service's data directory"
 )
-_WRONG_TOKEN = (
+_WRONG = (
     "the token is not one of this service's: it is wrong, or was revoked; `atlatl token create` "
     "makes another"
 )
-_EXPIRED_TOKEN = "the token has expired; `atlatl token create` makes another"
+_EXPIRED = "the token has expired; `atlatl token create` makes another"
 
 _OPEN = Grant(frozenset(Scope))
-_LOCAL = Grant(LOCALS, told=_NO_TOKEN)
-_STRANGER = Grant(STRANGERS, told=_NO_TOKEN)
+_LOCAL = Grant(LOCALS, told=_MISSING)
+_STRANGER = Grant(STRANGERS, told=_MISSING)
 
 
 class Authorizer:
@@ -262,9 +262,9 @@ class Authorizer:
         local = loopback and self._free_on_loopback
         if not authorization:
             return _LOCAL if local else _STRANGER
-        told = _NO_TOKEN
+        told = _MISSING
         for digest in _digests(authorization):
-            told = _EXPIRED_TOKEN if digest in self._expired else _WRONG_TOKEN
+            told = _EXPIRED if digest in self._expired else _WRONG
         return Grant(LOCALS if local else STRANGERS, told=told)
 
 
