@@ -177,6 +177,7 @@ class World:
         caller.withdrawn = True
         assert caller.pool.lending.withdraw(caller.waiter, self.now)
         assert not caller.pool.lending.withdraw(caller.waiter, self.now)
+        caller.pool.settle()
 
     # --- what the world does ---
 

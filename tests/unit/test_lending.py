@@ -766,6 +766,36 @@ def test_a_fresh_request_does_not_end_instances_that_others_are_first_in_line_fo
     assert fresh.lease.cold
 
 
+def behind_another_at_a_full_gate(**options):
+    """A fresh request second in line at a pool with one used, idle instance; and who lends."""
+    rig = Rig(Gate(1), max_size=1).warm(1)
+    rig.give_back(busy(rig))
+    other = Rig(rig.gate, max_size=1).warm(1)
+    elsewhere = busy(other)
+    first, fresh = rig.ask(**options), rig.ask(fresh=True)
+    assert first.waits
+    assert fresh.waits
+    assert not rig.to_stop
+    return rig, lambda: other.give_back(elsewhere), first, fresh
+
+
+def test_a_fresh_request_is_made_room_for_when_the_one_before_it_leaves():
+    rig, _, first, fresh = behind_another_at_a_full_gate()
+    rig.lending.withdraw(first.waiter, 0.0)
+    rig.settle()
+    assert rig.to_stop == rig.stock.instances
+
+
+def test_a_fresh_request_is_made_room_for_when_the_one_before_it_comes_too_late():
+    rig, give_back, first, fresh = behind_another_at_a_full_gate(deadline=1.0)
+    rig.now = 2.0
+    give_back()
+    assert isinstance(first.error, TimedOutWaiting)
+    rig.stop()
+    rig.start()
+    assert fresh.lease.cold
+
+
 def test_a_fresh_request_waits_for_a_pool_that_is_sick_all_over():
     rig = Rig(max_size=1).warm(1)
     rig.lending.checked(rig.stock.instances[0], False, 0.0)

@@ -204,6 +204,9 @@ class Lending:
             self.account.timed_out += 1
         else:
             self.account.withdrawn += 1
+        if self._fresh:
+            # The next in turn may be one that needs room made.
+            self._settle(now)
         return True
 
     def take_waiters(self) -> list[Waiter]:
@@ -241,6 +244,8 @@ class Lending:
                 lease = self._lend(instance, waiter, now)
                 self._go_on(instance, now)
                 return waiter, lease
+        # Those who came too late have left: the next in turn may be one that needs room made.
+        self._make_room_for_fresh(now)
         return None
 
     def _heads(self, now: float) -> list[Waiter]:

@@ -174,7 +174,10 @@ class InstancePool:
     def withdraw(self, waiter: Waiter) -> bool:
         """Takes a waiter back; False when it was granted or refused before."""
         holder: InstancePool = waiter.pool
-        return holder._lending.withdraw(waiter, self._clock())
+        withdrawn = holder._lending.withdraw(waiter, self._clock())
+        if withdrawn:
+            holder._after_release()
+        return withdrawn
 
     def release(self, lease: Lease, *, broken: bool = False, run_s: float | None = None) -> None:
         """Gives an instance back; a broken one is ended and replaced.
