@@ -780,7 +780,7 @@ def behind_another_at_a_full_gate(**options):
 
 
 def test_a_fresh_request_is_made_room_for_when_the_one_before_it_leaves():
-    rig, _, first, fresh = behind_another_at_a_full_gate()
+    rig, _, first, _fresh = behind_another_at_a_full_gate()
     rig.lending.withdraw(first.waiter, 0.0)
     rig.settle()
     assert rig.to_stop == rig.stock.instances
