@@ -526,7 +526,8 @@ def test_confinement_says_what_was_tried_and_is_not_kept() -> None:
     kept = replace(ALL, landlock=0, network_namespaces=False)
     item = confinement(settings(), Seen(), kept)
     assert item.verdict == "warning"
-    assert item.said.startswith("not kept: files: all that its user may open is in reach")
+    assert "`standard` is kept, but for files: all that its user may open" in item.detail
+    assert item.detail.count("files: all that its user may open") == 1
     assert "`strict` is refused: network: no network namespace" in item.detail
     assert confinement(settings(), Seen(), None).detail == "nothing could be tried"
 

@@ -43,7 +43,7 @@ def failed(item: str, detail: str) -> Item:
 def judged(item: str, faults: list[str], doubts: list[str], detail: str) -> Item:
     """Failed with the faults, else a warning with the doubts, else `detail` as it is."""
     if faults:
-        return failed(item, "; ".join([*faults, detail]))
+        return failed(item, "; ".join(filter(None, [*faults, detail])))
     if doubts:
-        return warned(item, "; ".join([*doubts, detail]))
+        return warned(item, "; ".join(filter(None, [*doubts, detail])))
     return passed(item, detail)

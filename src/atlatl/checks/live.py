@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import re
 import time
 from collections import defaultdict
@@ -18,8 +19,8 @@ from atlatl.client import Client, Row, ServiceUnreachable
 from atlatl.core.confinement import Kept, missing, summary
 from atlatl.errors import AtlatlError, SettingInvalid, StartFailed
 from atlatl.model import Record
+from atlatl.runtimes import process
 from atlatl.runtimes.groups import Groups
-from atlatl.runtimes.process import ProcessRuntime
 from atlatl.settings import BlankPoolSettings, Settings
 
 NO_SERVICE = "no service was asked"
@@ -179,17 +180,23 @@ def try_out(settings: Settings | SettingInvalid) -> Kept | None:
     ids = map(str, itertools.count())
 
     async def run() -> Kept:
-        runtime = ProcessRuntime(small, time.monotonic, ids.__next__, Groups())
+        runtime = process.ProcessRuntime(small, time.monotonic, ids.__next__, Groups())
         await runtime.open()
         try:
             return runtime.kept
         finally:
             await runtime.close()
 
+    said_here = logging.getLogger(process.__name__)
+    level = said_here.level
+    # What is missing stands in the item.
+    said_here.setLevel(logging.CRITICAL)
     try:
         return asyncio.run(run())
     except StartFailed:
         return None
+    finally:
+        said_here.setLevel(level)
 
 
 def confinement(
@@ -203,16 +210,22 @@ def confinement(
         kept: what was tried here; None when that was not possible.
         proc: where the kernel shows the processes of this machine.
     """
-    doubts = list(_not_confined(settings, seen, kept))
+    doubts = list(_not_confined(settings, seen))
     faults, measured = _measured(seen, proc)
-    figures = [] if kept is None else [f"tried here: {summary(kept, settings.confinement)[0]}"]
+    figures: list[str] = []
+    if kept is not None:
+        tried = f"tried here: {summary(kept, settings.confinement)[0]}"
+        # Where tasks are deployed, what they lack is what matters.
+        lacking = not seen.pools and missing(kept, settings.confinement)
+        (doubts if lacking else figures).append(tried)
     if measured:
         figures.append(f"measured on {measured} of the instances")
-    detail = "; ".join(figures) or "nothing could be tried"
-    return judged("confinement", faults, doubts, detail)
+    if not figures and not doubts:
+        figures.append("nothing could be tried")
+    return judged("confinement", faults, doubts, "; ".join(figures))
 
 
-def _not_confined(settings: Settings, seen: Seen, kept: Kept | None) -> Iterator[str]:
+def _not_confined(settings: Settings, seen: Seen) -> Iterator[str]:
     lacking: dict[str, list[str]] = defaultdict(list)
     for row in seen.pools:
         if row["confinement"]["level"] == "none":
@@ -223,10 +236,6 @@ def _not_confined(settings: Settings, seen: Seen, kept: Kept | None) -> Iterator
         yield f"not kept for {', '.join(map(repr, names))}: {each}"
     if settings.confinement.level == "none":
         yield "tasks are not confined unless they ask for it (`confinement.level` is `none`)"
-    if not seen.pools:
-        # Of no task yet: what the next one would lack.
-        for each in missing(kept, settings.confinement) if kept is not None else []:
-            yield f"not kept: {each}"
 
 
 def _measured(seen: Seen, proc: Path) -> tuple[list[str], int]:
@@ -256,12 +265,12 @@ def _measured(seen: Seen, proc: Path) -> tuple[list[str], int]:
     return faults, count
 
 
-def _status(process: Path) -> dict[str, str]:
+def _status(directory: Path) -> dict[str, str]:
     """What the kernel says of an instance; empty for any other process, and for none."""
     try:
-        if _INSTANCE not in (process / "cmdline").read_bytes():
+        if _INSTANCE not in (directory / "cmdline").read_bytes():
             return {}
-        lines = (process / "status").read_text().splitlines()
+        lines = (directory / "status").read_text().splitlines()
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
