@@ -135,7 +135,7 @@ def test_never_answers(stand: Stand, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["main", "in_threads", "deaf"])
 def test_uses_more_than_its_cpu_time(stand: Stand, how: str) -> None:
-    name = stand.deploy("hogs", how, confinement={"cpu_s": 1})
+    name = stand.deploy("hogs", how, confinement={"cpu_s": 0.3})
     ended = stand.call(name)
     assert "cpu_s" in ended.message, ended
     assert ended.outcome != ("timeout", "EXECUTION_TIMEOUT")
