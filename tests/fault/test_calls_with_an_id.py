@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +13,40 @@ import httpx
 import pytest
 
 from tests.e2e.server import Server, eventually
+from tests.notes import Notes
 
 COUNTING = """
 import os, time
 def main(s: float = 0.0):
-    with open({ran!r}, "a") as file:
-        file.write("ran\\n")
+    note()
     time.sleep(s)
     return os.urandom(8).hex()
 """
 
 
 @pytest.fixture
-def ran(tmp_path: Path) -> Path:
-    """A file that gets one line for each time that the function ran."""
-    directory = tmp_path / "open"
-    directory.mkdir(mode=0o777)
-    directory.chmod(0o777)
-    file = directory / "ran"
-    file.touch(mode=0o666)
-    file.chmod(0o666)
-    return file
-
-
-def lines(ran: Path) -> int:
-    return len(ran.read_text().splitlines())
+def ran() -> Iterator[Notes]:
+    """Counts each time that the function ran."""
+    notes = Notes()
+    yield notes
+    notes.close()
 
 
 def start(tmp_path: Path) -> Server:
     return Server(tmp_path / "data")
 
 
-def deploy(server: Server, ran: Path, **settings: Any) -> None:
-    server.deployed("counting", COUNTING.format(ran=str(ran)), **settings)
+def deploy(server: Server, ran: Notes, **settings: Any) -> None:
+    server.deployed("counting", ran.source + COUNTING, **settings)
 
 
 def call(server: Server, key: str, **arguments: Any) -> httpx.Response:
     return server.call("counting", arguments, headers={"Idempotency-Key": key})
 
 
-def killed_in_mid_call(server: Server, ran: Path, **arguments: Any) -> None:
+def killed_in_mid_call(server: Server, ran: Notes, **arguments: Any) -> None:
     """Kills the service as soon as the function of a call with the id `mine` runs."""
-    before = lines(ran)
+    before = ran.count
     failed: list[Exception] = []
 
     def caller() -> None:
@@ -64,14 +57,14 @@ def killed_in_mid_call(server: Server, ran: Path, **arguments: Any) -> None:
 
     thread = threading.Thread(target=caller)
     thread.start()
-    eventually(lambda: lines(ran) > before)
+    eventually(lambda: ran.count > before)
     server.process.send_signal(signal.SIGKILL)
     thread.join(30)
     assert failed
     server.kill()
 
 
-def test_after_a_kill_the_same_id_is_lost_and_not_run_again(tmp_path: Path, ran: Path) -> None:
+def test_after_a_kill_the_same_id_is_lost_and_not_run_again(tmp_path: Path, ran: Notes) -> None:
     server = start(tmp_path)
     deploy(server, ran)
     killed_in_mid_call(server, ran, s=60.0)
@@ -85,14 +78,14 @@ def test_after_a_kill_the_same_id_is_lost_and_not_run_again(tmp_path: Path, ran:
         assert record["completed_at"]
         other = call(server, "mine", s=1.0)
         assert (other.status_code, other.json()["code"]) == (409, "CONFLICT")
-        assert lines(ran) == 1
+        assert ran.count == 1
         assert call(server, "another").status_code == 200
     finally:
         server.stop()
 
 
 def test_after_a_kill_max_retries_allows_another_attempt_and_no_more(
-    tmp_path: Path, ran: Path
+    tmp_path: Path, ran: Notes
 ) -> None:
     server = start(tmp_path)
     deploy(server, ran, retry={"max_retries": 1})
@@ -104,12 +97,12 @@ def test_after_a_kill_max_retries_allows_another_attempt_and_no_more(
         again = call(server, "mine", s=2.0)
         assert (again.status_code, again.json()["code"]) == (502, "INSTANCE_LOST")
         assert server.http.get("/api/v1/executions/mine").json()["attempt"] == 2
-        assert lines(ran) == 2
+        assert ran.count == 2
     finally:
         server.stop()
 
 
-def test_after_a_kill_the_second_attempt_may_succeed(tmp_path: Path, ran: Path) -> None:
+def test_after_a_kill_the_second_attempt_may_succeed(tmp_path: Path, ran: Notes) -> None:
     server = start(tmp_path)
     deploy(server, ran, retry={"max_retries": 1})
     killed_in_mid_call(server, ran, s=1.0)
@@ -118,13 +111,13 @@ def test_after_a_kill_the_second_attempt_may_succeed(tmp_path: Path, ran: Path) 
         answers = {call(server, "mine", s=1.0).text for _ in range(3)}
         assert len(answers) == 1
         assert server.http.get("/api/v1/executions/mine").json()["attempt"] == 2
-        assert lines(ran) == 2
+        assert ran.count == 2
     finally:
         server.stop()
 
 
 def test_what_was_answered_is_answered_again_after_a_stop_and_after_a_kill(
-    tmp_path: Path, ran: Path
+    tmp_path: Path, ran: Notes
 ) -> None:
     server = start(tmp_path)
     deploy(server, ran)
@@ -140,7 +133,7 @@ def test_what_was_answered_is_answered_again_after_a_stop_and_after_a_kill(
     try:
         assert call(server, "mine").text == first
         assert call(server, "second").text == second
-        assert lines(ran) == 2
+        assert ran.count == 2
         assert server.http.get("/api/v1/executions/second/result").text == second
     finally:
         server.stop()

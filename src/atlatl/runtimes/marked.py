@@ -5,22 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 MARK = "ATLATL_SERVICE"
 """Environment variable by which processes of this service are known."""
 
+END_S = 2.0
+AGAIN_S = 0.001
+
 
 def kill_marked(mark: str, sessions: Collection[int]) -> None:
     """Kills what a dead zygote left: all with its mark, or in a session of its instances."""
-    for _ in range(100):
+    until = time.monotonic() + END_S
+    while time.monotonic() < until:
         found = list(_left(mark, sessions))
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if not found:
             return
+        time.sleep(AGAIN_S)  # a process has to leave what it shares before it is gone
 
 
 def _left(mark: str, sessions: Collection[int]) -> Iterator[int]:
