@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import socket
-import threading
 
 NOTE = """
 import socket
-def note():
-    with socket.create_connection(("127.0.0.1", {port})) as sock:
-        sock.recv(1)
+_notes = None
+def _note(port, word):
+    global _notes
+    if _notes is None:
+        _notes = socket.create_connection(("127.0.0.1", port))
+    _notes.sendall(b"%b\\n" % word)
 """
-"""For a function's source; returns when the test has counted it."""
+"""For a function's source."""
 
 
 class Notes:
-    """Counts how often functions called `note`, over the lives of services."""
+    """What functions noted, over the lives of instances and services, in no certain order.
+
+    What a function has noted is there, whatever becomes of it then.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.source = NOTE.format(port=self._server.getsockname()[1])
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._server.setblocking(False)
+        self._connections: dict[socket.socket, bytes] = {}
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                sock, _ = self._server.accept()
-            except OSError:
-                return
-            with sock:
-                self.count += 1
+    @property
+    def port(self) -> int:
+        port: int = self._server.getsockname()[1]
+        return port
+
+    def words(self) -> list[str]:
+        while (sock := self._accepted()) is not None:
+            self._connections[sock] = b""
+        for sock in self._connections:
+            self._read(sock)
+        return b"".join(self._connections.values()).decode().split()
+
+    def _accepted(self) -> socket.socket | None:
+        try:
+            sock, _ = self._server.accept()
+        except BlockingIOError:
+            return None
+        sock.setblocking(False)
+        return sock
+
+    def _read(self, sock: socket.socket) -> None:
+        try:
+            while data := sock.recv(65_536):
+                self._connections[sock] += data
+        except BlockingIOError:
+            pass
 
     def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        self._thread.join()
+        for sock in (self._server, *self._connections):
+            sock.close()
+
+    def __enter__(self) -> Notes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

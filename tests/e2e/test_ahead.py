@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,21 @@ from atlatl.core.pace import LOOKED_AT
 from atlatl.engine.pool import InstancePool
 from atlatl.errors import Draining, InstanceCrashed, TimedOut
 from atlatl.model import Arguments, Call, Execution, ExecutionStatus, Mode
+from tests.notes import NOTE, Notes
 from tests.running import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-CODE = """
+CODE = f"""{NOTE}
 import os, time
 
-def main(n: int, path: str = "", s: float = 0.0):
-    if path:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, b"%d\\n" % n)
-        os.close(file)
+def main(n: int, port: int = 0, s: float = 0.0):
+    if port: _note(port, b"%d" % n)
     if s: time.sleep(s)
     return n
 
 def prints(n: int, size: int):
-    print(f"{n:08}" * (size // 8), end="")
+    print(f"{{n:08}}" * (size // 8), end="")
     return n
 
 def items(n: int):
@@ -175,16 +173,23 @@ def output_bytes(pid: int) -> int:
     return Path(f"/proc/{pid}/fd/1").stat().st_blocks * 512
 
 
-def ran(path: Path) -> Counter[int]:
-    return Counter(map(int, path.read_text().split()))
+@pytest.fixture
+def notes() -> Iterator[Notes]:
+    with Notes() as notes:
+        yield notes
+
+
+def ran(notes: Notes) -> Counter[int]:
+    return Counter(map(int, notes.words()))
 
 
 # --- the promise ---
 
 
-def test_no_quick_call_waits_for_a_long_one(tmp_path: Path, taken_back: Counter[str]) -> None:
+def test_no_quick_call_waits_for_a_long_one(
+    tmp_path: Path, taken_back: Counter[str], notes: Notes
+) -> None:
     sleep_s, n_calls = 0.5, 4000
-    path = tmp_path / "ran"
 
     async def scenario(house: Service) -> None:
         late: list[float] = []
@@ -194,7 +199,7 @@ def test_no_quick_call_waits_for_a_long_one(tmp_path: Path, taken_back: Counter[
             for n in left:
                 long = n % 200 == 100
                 began = time.monotonic()
-                await house.ended(n=n, path=str(path), s=sleep_s if long else 0.0)
+                await house.ended(n=n, port=notes.port, s=sleep_s if long else 0.0)
                 if not long:
                     late.append(time.monotonic() - began)
 
@@ -202,7 +207,7 @@ def test_no_quick_call_waits_for_a_long_one(tmp_path: Path, taken_back: Counter[
         print(f"{taken_back['calls']} taken back, the latest after {max(late) * 1000:.1f} ms")
         assert max(late) < sleep_s
         assert taken_back["calls"] > 0
-        assert ran(path) == Counter(range(n_calls))
+        assert ran(notes) == Counter(range(n_calls))
         assert {records[0].attempt for records in house.answers.values()} == {1}
 
     # So many that there are free ones, whoever sleeps.
@@ -212,15 +217,16 @@ def test_no_quick_call_waits_for_a_long_one(tmp_path: Path, taken_back: Counter[
 # --- ends ---
 
 
-def test_a_thousand_cancels_at_random_moments(tmp_path: Path, taken_back: Counter[str]) -> None:
+def test_a_thousand_cancels_at_random_moments(
+    tmp_path: Path, taken_back: Counter[str], notes: Notes
+) -> None:
     """One terminal status each, no innocent call ended, no place lost, nothing run twice."""
     dice = random.Random(1)
-    path = tmp_path / "ran"
 
     async def scenario(house: Service) -> None:
         async def one(n: int, *, guilty: bool) -> ExecutionStatus:
             s = dice.choice([0.0] * 60 + [0.001, 0.005, 0.02])
-            ticket, future = house.start(house.call(n=n, path=str(path), s=s))
+            ticket, future = house.start(house.call(n=n, port=notes.port, s=s))
             if guilty:
                 wait_s = dice.choice([None, None, 0, 0, 0.0005, 0.001, 0.005])
                 if wait_s is not None:
@@ -245,7 +251,7 @@ def test_a_thousand_cancels_at_random_moments(tmp_path: Path, taken_back: Counte
         assert statuses[ExecutionStatus.CANCELLED] > 100
         assert taken_back["calls"] > 100
         await house.at_rest()
-        how_often = ran(path)
+        how_often = ran(notes)
         assert max(how_often.values()) == 1
         assert set(range(2000, 3000)) <= set(how_often)
         await house.ended(n=7)
@@ -253,15 +259,14 @@ def test_a_thousand_cancels_at_random_moments(tmp_path: Path, taken_back: Counte
     in_service(tmp_path, taken_back, scenario)
 
 
-def test_kills_end_one_call_each(tmp_path: Path, taken_back: Counter[str]) -> None:
+def test_kills_end_one_call_each(tmp_path: Path, taken_back: Counter[str], notes: Notes) -> None:
     kills = 40
-    path = tmp_path / "ran"
 
     async def scenario(house: Service) -> None:
         dice = random.Random(2)
         stop = asyncio.Event()
         numbers = itertools.takewhile(lambda _: not stop.is_set(), itertools.count())
-        calling = asyncio.create_task(house.many(numbers, path=str(path)))
+        calling = asyncio.create_task(house.many(numbers, port=notes.port))
         for _ in range(kills):
             await asyncio.sleep(dice.random() * 0.05)
             busy = [view.pid for view in house.service.instances() if view.in_flight > 1]
@@ -274,43 +279,41 @@ def test_kills_end_one_call_each(tmp_path: Path, taken_back: Counter[str]) -> No
         print(f"{len(records)} calls, {len(errors)} ended by {kills} kills", taken_back)
         assert all(type(error) is InstanceCrashed for error in errors), errors
         assert 0 < len(errors) <= kills
-        how_often = ran(path)
+        how_often = ran(notes)
         assert max(how_often.values()) == 1
         assert sum(how_often.values()) >= len(records) - len(errors)
 
     in_service(tmp_path, taken_back, scenario)
 
 
-def test_a_time_limit_ends_one_call(tmp_path: Path, taken_back: Counter[str]) -> None:
-    path = tmp_path / "ran"
+def test_a_time_limit_ends_one_call(tmp_path: Path, taken_back: Counter[str], notes: Notes) -> None:
 
     async def scenario(house: Service) -> None:
         for turn in range(10):
             await house.warm_up()
             late = asyncio.gather(*(house.run(n=-1, s=60.0, timeout_ms=50) for _ in range(2)))
             numbers = range(turn * 200, turn * 200 + 200)
-            for record in await house.many(numbers, path=str(path)):
+            for record in await house.many(numbers, port=notes.port):
                 assert record.status is ExecutionStatus.COMPLETED, record.outcome
             for record in await late:
                 assert record.outcome is not None
                 assert type(record.outcome.error) is TimedOut, record.outcome
-        assert ran(path) == Counter(range(2000))
+        assert ran(notes) == Counter(range(2000))
 
     in_service(tmp_path, taken_back, scenario)
 
 
-def test_callers_hang_up(tmp_path: Path, taken_back: Counter[str]) -> None:
-    path = tmp_path / "ran"
+def test_callers_hang_up(tmp_path: Path, taken_back: Counter[str], notes: Notes) -> None:
 
     async def scenario(house: Service) -> None:
         long = [asyncio.create_task(house.service.call(house.call(n=-1, s=60.0))) for _ in "ab"]
         await asyncio.sleep(0.05)
-        quick = asyncio.create_task(house.many(range(500), path=str(path)))
+        quick = asyncio.create_task(house.many(range(500), port=notes.port))
         await asyncio.sleep(0.001)
         for each in long:
             each.cancel()
         gone = [
-            asyncio.create_task(house.service.call(house.call(n=1000 + n, path=str(path))))
+            asyncio.create_task(house.service.call(house.call(n=1000 + n, port=notes.port)))
             for n in range(100)
         ]
         await asyncio.sleep(0)
@@ -322,7 +325,7 @@ def test_callers_hang_up(tmp_path: Path, taken_back: Counter[str]) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await each
         await house.at_rest()
-        how_often = ran(path)
+        how_often = ran(notes)
         assert max(how_often.values()) == 1
         assert set(range(500)) <= set(how_often)
 
@@ -368,14 +371,13 @@ def test_generators_among_others(tmp_path: Path, taken_back: Counter[str]) -> No
 
 
 def test_deploys_and_ends_of_instances_fail_no_call(
-    tmp_path: Path, taken_back: Counter[str]
+    tmp_path: Path, taken_back: Counter[str], notes: Notes
 ) -> None:
-    path = tmp_path / "ran"
 
     async def scenario(house: Service) -> None:
         stop = asyncio.Event()
         numbers = itertools.takewhile(lambda _: not stop.is_set(), itertools.count())
-        calling = asyncio.create_task(house.many(numbers, path=str(path)))
+        calling = asyncio.create_task(house.many(numbers, port=notes.port))
         for turn in range(4):
             for _ in range(20):
                 await asyncio.sleep(0.01)
@@ -389,7 +391,7 @@ def test_deploys_and_ends_of_instances_fail_no_call(
         records = await calling
         failed = [r.outcome.error for r in records if r.outcome and r.outcome.error]
         assert failed == []
-        assert ran(path) == Counter(range(len(records)))
+        assert ran(notes) == Counter(range(len(records)))
         assert {record.attempt for record in records} == {1}
         assert len({record.version for record in records}) == 5
         assert len({record.instance_id for record in records}) > 10
@@ -397,14 +399,15 @@ def test_deploys_and_ends_of_instances_fail_no_call(
     in_service(tmp_path, taken_back, scenario, pool={"max_uses": 300, "max_size": 4})
 
 
-def test_a_drain_ends_no_call_that_was_started(tmp_path: Path, taken_back: Counter[str]) -> None:
-    path = tmp_path / "ran"
+def test_a_drain_ends_no_call_that_was_started(
+    tmp_path: Path, taken_back: Counter[str], notes: Notes
+) -> None:
 
     async def main() -> None:
         async with serving(tmp_path, taken_back, 2) as house:
-            calls = [house.start(house.call(n=n, path=str(path)))[1] for n in range(20)]
-            calls += [house.start(house.call(n=99, path=str(path), s=0.2))[1]]
-            calls += [house.start(house.call(n=100 + n, path=str(path)))[1] for n in range(40)]
+            calls = [house.start(house.call(n=n, port=notes.port))[1] for n in range(20)]
+            calls += [house.start(house.call(n=99, port=notes.port, s=0.2))[1]]
+            calls += [house.start(house.call(n=100 + n, port=notes.port))[1] for n in range(40)]
             tickets = house.service._manager.of_task("task")
             began = {each.execution_id for each in tickets if each.lease is not None}
             await house.service.drain()
@@ -416,18 +419,19 @@ def test_a_drain_ends_no_call_that_was_started(tmp_path: Path, taken_back: Count
                 assert error is None or record.execution_id not in began
             ended = [future.result() for future in calls]
             done = sum(record.status is ExecutionStatus.COMPLETED for record in ended)
-            assert ran(path).total() == done
-            assert max(ran(path).values()) == 1
+            assert ran(notes).total() == done
+            assert max(ran(notes).values()) == 1
 
     asyncio.run(main())
 
 
-def test_durable_executions_need_one_attempt(tmp_path: Path, taken_back: Counter[str]) -> None:
-    path = tmp_path / "ran"
+def test_durable_executions_need_one_attempt(
+    tmp_path: Path, taken_back: Counter[str], notes: Notes
+) -> None:
 
     async def scenario(house: Service) -> None:
         async def accepted(n: int) -> str:
-            values = {"n": n, "path": str(path), "s": 0.2 if n % 200 == 100 else 0.0}
+            values = {"n": n, "port": notes.port, "s": 0.2 if n % 200 == 100 else 0.0}
             call = house.call(**values)
             record = await house.service.accept(
                 Call(
@@ -446,6 +450,6 @@ def test_durable_executions_need_one_attempt(tmp_path: Path, taken_back: Counter
             record = await house.service.wait(execution_id, 60)
             assert record.status is ExecutionStatus.COMPLETED, record
             assert record.attempt == 1
-        assert ran(path) == Counter(range(2000))
+        assert ran(notes) == Counter(range(2000))
 
     in_service(tmp_path, taken_back, scenario)

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from tests.e2e.server import Server, eventually
-from tests.notes import Notes
+from tests.notes import NOTE, Notes
 
 COUNTING = """
 import os, time
 def main(s: float = 0.0):
-    note()
+    _note({port}, b"ran")
     time.sleep(s)
     return os.urandom(8).hex()
 """
@@ -27,9 +27,8 @@ def main(s: float = 0.0):
 @pytest.fixture
 def ran() -> Iterator[Notes]:
     """Counts each time that the function ran."""
-    notes = Notes()
-    yield notes
-    notes.close()
+    with Notes() as notes:
+        yield notes
 
 
 def start(tmp_path: Path) -> Server:
@@ -37,7 +36,7 @@ def start(tmp_path: Path) -> Server:
 
 
 def deploy(server: Server, ran: Notes, **settings: Any) -> None:
-    server.deployed("counting", ran.source + COUNTING, **settings)
+    server.deployed("counting", NOTE + COUNTING.format(port=ran.port), **settings)
 
 
 def call(server: Server, key: str, **arguments: Any) -> httpx.Response:
@@ -46,7 +45,7 @@ def call(server: Server, key: str, **arguments: Any) -> httpx.Response:
 
 def killed_in_mid_call(server: Server, ran: Notes, **arguments: Any) -> None:
     """Kills the service as soon as the function of a call with the id `mine` runs."""
-    before = ran.count
+    before = len(ran.words())
     failed: list[Exception] = []
 
     def caller() -> None:
@@ -57,7 +56,7 @@ def killed_in_mid_call(server: Server, ran: Notes, **arguments: Any) -> None:
 
     thread = threading.Thread(target=caller)
     thread.start()
-    eventually(lambda: ran.count > before)
+    eventually(lambda: len(ran.words()) > before)
     server.process.send_signal(signal.SIGKILL)
     thread.join(30)
     assert failed
@@ -78,7 +77,7 @@ def test_after_a_kill_the_same_id_is_lost_and_not_run_again(tmp_path: Path, ran:
         assert record["completed_at"]
         other = call(server, "mine", s=1.0)
         assert (other.status_code, other.json()["code"]) == (409, "CONFLICT")
-        assert ran.count == 1
+        assert len(ran.words()) == 1
         assert call(server, "another").status_code == 200
     finally:
         server.stop()
@@ -97,7 +96,7 @@ def test_after_a_kill_max_retries_allows_another_attempt_and_no_more(
         again = call(server, "mine", s=2.0)
         assert (again.status_code, again.json()["code"]) == (502, "INSTANCE_LOST")
         assert server.http.get("/api/v1/executions/mine").json()["attempt"] == 2
-        assert ran.count == 2
+        assert len(ran.words()) == 2
     finally:
         server.stop()
 
@@ -111,7 +110,7 @@ def test_after_a_kill_the_second_attempt_may_succeed(tmp_path: Path, ran: Notes)
         answers = {call(server, "mine", s=1.0).text for _ in range(3)}
         assert len(answers) == 1
         assert server.http.get("/api/v1/executions/mine").json()["attempt"] == 2
-        assert ran.count == 2
+        assert len(ran.words()) == 2
     finally:
         server.stop()
 
@@ -133,7 +132,7 @@ def test_what_was_answered_is_answered_again_after_a_stop_and_after_a_kill(
     try:
         assert call(server, "mine").text == first
         assert call(server, "second").text == second
-        assert ran.count == 2
+        assert len(ran.words()) == 2
         assert server.http.get("/api/v1/executions/second/result").text == second
     finally:
         server.stop()

@@ -12,6 +12,16 @@ from atlatl.errors import AtlatlError
 from atlatl.stores.sqlite import SqliteStore
 from tests.contract.fronts.front import Answer, Front
 from tests.contract.fronts.stand import CODE, MAX_BYTES, Stand
+from tests.notes import Notes
+
+GATED = """
+import os, socket
+try:
+    socket.create_connection(("127.0.0.1", {port})).close()
+except OSError:
+    os._exit(3)
+"""
+"""Before a function's source: it imports as long as somebody listens."""
 
 Provoke = Callable[[Front, Stand], Awaitable[Answer]]
 """Gives the answer that has the error; what is special about it is checked there."""
@@ -146,10 +156,10 @@ async def _no_room(front: Front, stand: Stand) -> Answer:
 
 async def _no_import(front: Front, stand: Stand) -> Answer:
     """Its module imports when it is deployed, and ends the process from then on."""
-    name, gate = stand.new_name("gated"), stand.data_dir / stand.new_name("gate")
-    code = f"import os\nif os.path.exists({str(gate)!r}):\n    os._exit(3)\n".encode() + CODE
-    await stand.deploy("leave", name=name, code=code)
-    gate.touch()
+    name = stand.new_name("gated")
+    with Notes() as deploying:
+        code = GATED.format(port=deploying.port).encode() + CODE
+        await stand.deploy("leave", name=name, code=code)
     assert (await front.call(name)).code == "INSTANCE_CRASHED"
     return await front.call(name)
 
