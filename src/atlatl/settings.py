@@ -205,7 +205,7 @@ class ArtifactSettings(Group, frozen=True):
     max_bytes: int = 268_435_456
     """Of an archive, and of what it unpacks to."""
     max_files: int = 20_000
-    """In an archive or directory."""
+    """Files and directories in an archive or directory."""
     install_timeout_s: float = 300.0
     """Longest time that installing a `requirements.txt` may take."""
 

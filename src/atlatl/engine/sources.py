@@ -81,7 +81,10 @@ def from_path(path: Path, limits: ArtifactSettings, within: Sequence[Path] = ())
         ArtifactInvalid: it can't be read, is too large, or is an unsafe archive.
         InvalidRequest: it is outside of all directories in `within`.
     """
-    path = path.expanduser().resolve()
+    try:
+        path = path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no such user, a NUL
+        raise ArtifactInvalid(f"{str(path)[:200]!r} can't be resolved: {error}") from None
     if within and not any(path.is_relative_to(one) for one in within):
         raise InvalidRequest(f"{path} is outside the allowed directories")
     if path.is_dir():

@@ -6,10 +6,10 @@ Everything here waits for the disk: call it from a thread.
 from __future__ import annotations
 
 import io
-import lzma
 import os
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,15 +28,23 @@ from atlatl.core.archives import (
 from atlatl.errors import ArtifactInvalid, ArtifactNotFound, InvalidRequest
 from atlatl.settings import ArtifactSettings
 
-_ENCRYPTED = 0x1
+_ENCRYPTED = 0x1 | 0x40 | 0x2000
+"""Flags: the content, by a stronger method, and the names as well."""
+
+_HEADER = struct.Struct("<4s22xHH")
+"""Of a member: signature, lengths of its name and of its extra fields (APPNOTE.TXT 4.3.7)."""
+
 _DAMAGES = (
     zipfile.BadZipFile,
     zlib.error,
-    lzma.LZMAError,
+    struct.error,
     EOFError,
     NotImplementedError,
+    OverflowError,
     RuntimeError,
+    ValueError,
 )
+"""What `zipfile` ends with at bytes that are no proper archive."""
 
 
 def open_checked(content: bytes, limits: ArtifactSettings) -> zipfile.ZipFile:
@@ -48,22 +56,43 @@ def open_checked(content: bytes, limits: ArtifactSettings) -> zipfile.ZipFile:
     check_directory_size(content[-END_BYTES:], limits)
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except _DAMAGES as error:
         raise ArtifactInvalid(f"the artifact is no readable zip archive: {error}") from None
-    members = [_member(info) for info in archive.infolist()]
-    check_members(members, limits)
+    members = [_member(content, info) for info in archive.infolist()]
+    check_members(members, limits, archive.start_dir)
     if all(member.is_directory for member in members):
         raise ArtifactInvalid("the archive has no files: pack the function's code into it")
     return archive
 
 
-def _member(info: zipfile.ZipInfo) -> Member:
+def _member(content: bytes, info: zipfile.ZipInfo) -> Member:
     return Member(
         name=info.orig_filename,  # `filename` is cut at a NUL
         size_bytes=info.file_size,
         packed_bytes=info.compress_size,
+        start=info.header_offset,
+        end=_end(content, info),
+        method=info.compress_type,
         mode=info.external_attr >> 16,
         encrypted=bool(info.flag_bits & _ENCRYPTED),
+    )
+
+
+def _end(content: bytes, info: zipfile.ZipInfo) -> int:
+    """Where the packed bytes end: how much stands before them, only the header there says."""
+    at = info.header_offset
+    if not 0 <= at <= len(content) - _HEADER.size:
+        raise _misplaced(info)
+    signature, name_bytes, extra_bytes = _HEADER.unpack_from(content, at)
+    if signature != b"PK\x03\x04":
+        raise _misplaced(info)
+    return at + int(_HEADER.size) + int(name_bytes) + int(extra_bytes) + info.compress_size
+
+
+def _misplaced(info: zipfile.ZipInfo) -> ArtifactInvalid:
+    return ArtifactInvalid(
+        f"archive member {info.orig_filename[:1024]!r} is refused: it is not where the table of "
+        "contents says"
     )
 
 
@@ -76,8 +105,9 @@ def unpack(content: bytes, target: Path, limits: ArtifactSettings) -> None:
     """
     with open_checked(content, limits) as archive:
         for info in archive.infolist():
+            # `filename` may be another, and `is_dir` goes by it.
             path = target / info.orig_filename
-            if info.is_dir():
+            if info.orig_filename.endswith("/"):
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,10 +118,16 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Non
     try:
         with archive.open(info) as packed, path.open("xb") as file:
             shutil.copyfileobj(packed, file)
+            n_bytes = file.tell()
     except _DAMAGES as error:
         raise ArtifactInvalid(
             f"archive member {info.orig_filename!r} can't be unpacked: {error}"
         ) from None
+    if n_bytes != info.file_size:
+        raise ArtifactInvalid(
+            f"archive member {info.orig_filename!r} can't be unpacked: it has {n_bytes} bytes, and "
+            f"the table of contents says {info.file_size}"
+        )
     if info.external_attr >> 16 & 0o100:
         path.chmod(0o755)
 
@@ -138,33 +174,43 @@ def pack(root: Path, limits: ArtifactSettings) -> bytes:
 
 def _names_below(root: Path, limits: ArtifactSettings) -> list[str]:
     names: list[str] = []
-    for name in _walk(root):
+    for name in _walk(root, limits):
         check_name(name)
         names.append(name)
-        if len(names) > limits.max_files:
-            raise ArtifactInvalid(
-                f"{root} has more than the {limits.max_files} files that `artifacts.max_files` "
-                "allows"
-            )
     if not names:
         raise ArtifactInvalid(f"{root} has no files to deploy")
     return sorted(names)
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, limits: ArtifactSettings) -> Iterator[str]:
+    found = 0
     for place, directories, files in os.walk(root, onerror=_refuse_unreadable):
         directories[:] = [name for name in directories if packs(name, directory=True)]
+        files = [name for name in files if packs(name, directory=False)]
+        found += len(directories) + len(files)
+        if found > limits.max_files:
+            raise ArtifactInvalid(
+                f"{root} has more than the {limits.max_files} files and directories that "
+                "`artifacts.max_files` allows"
+            )
         for name in directories:
             if Path(place, name).is_symlink():
                 raise ArtifactInvalid(
                     f"{Path(place, name)} is a link to a directory: put a copy in its place"
                 )
-        for path in (Path(place, name) for name in files if packs(name, directory=False)):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+        for path in (Path(place, name) for name in files):
+            if path.is_symlink() and not _leads_below(path, root):
                 raise ArtifactInvalid(
                     f"{path} is a link that leads out of {root}: put a copy there"
                 )
             yield path.relative_to(root).as_posix()
+
+
+def _leads_below(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 def _refuse_unreadable(error: OSError) -> None:
