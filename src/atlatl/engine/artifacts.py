@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from atlatl.engine.dependencies import Dependencies
 from atlatl.engine.fetching import Fetcher, is_remote
+from atlatl.engine.inventory import Stamps, Watched, difference, digests, stamps
 from atlatl.engine.single_flight import SingleFlight
 from atlatl.engine.sources import Source, check_checksum, from_bytes, from_location, from_path
 from atlatl.engine.zips import remove_tree, seal, unpack
@@ -20,6 +22,8 @@ from atlatl.errors import StoreUnavailable
 from atlatl.model import Artifact
 from atlatl.ports import Store
 from atlatl.settings import Settings
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +53,8 @@ class ArtifactShelf:
         self._unpacked: set[str] = set()
         self._unpacks: SingleFlight[None] = SingleFlight()
         self._fetcher = Fetcher(self._limits)
-        self._dependencies = Dependencies(self._deps, self._limits.install_timeout_s)
+        self._watched = Watched()
+        self._dependencies = Dependencies(self._deps, self._limits, self._watched)
 
     async def open(self) -> None:
         """Makes the directories and removes what a crash left half done."""
@@ -60,6 +65,7 @@ class ArtifactShelf:
         """Ends the work that is going on."""
         await self._unpacks.close()
         await self._dependencies.close()
+        await self._watched.close()
 
     async def read_source(self, source: Path | str | bytes, filename: str = "") -> Source:
         """Reads code that a user deploys.
@@ -95,7 +101,7 @@ class ArtifactShelf:
         """The directory with the artifact's files, read-only.
 
         The first use in the life of a service takes verified bytes from the store, whatever a
-        directory of an earlier life contains.
+        directory of an earlier life contains; so does the next one after somebody changed it.
 
         Raises:
             ArtifactNotFound: the store does not have the bytes.
@@ -103,6 +109,9 @@ class ArtifactShelf:
             StoreUnavailable: the disk refused.
         """
         key = _key(artifact)
+        if key in self._unpacked and (changed := await self._watched.changed(self._code / key)):
+            log.error(_CHANGED, self._code / key, changed)
+            self._unpacked.discard(key)
         if key not in self._unpacked:
             await self._unpacks.run(key, lambda: self._unpack(artifact, key))
         return self._code / key
@@ -129,7 +138,9 @@ class ArtifactShelf:
         await self._store.delete_artifact(checksum)
         if any(one.checksum == checksum for one in await self._store.load_artifacts()):
             return
-        self._unpacked = {key for key in self._unpacked if not key.startswith(checksum)}
+        for key in [key for key in self._unpacked if key.startswith(checksum)]:
+            self._unpacked.discard(key)
+            self._watched.drop(self._code / key)
         await _on_disk(self._code, self._remove_code, checksum)
         with _disk(self._deps):
             await self._dependencies.forget(checksum)
@@ -140,12 +151,16 @@ class ArtifactShelf:
             fill = partial(unpack, content, limits=self._limits)
         else:
             fill = partial(_write, content, artifact.filename)
-        await _on_disk(self._code, _place, self._code / key, fill)
+        sealed = await _on_disk(self._code, _place, self._code / key, fill)
+        self._watched.add(self._code / key, sealed)
         self._unpacked.add(key)
 
     def _remove_code(self, checksum: str) -> None:
         for tree in self._code.glob(f"{checksum}*"):
             remove_tree(tree)
+
+
+_CHANGED = "%s is not as it was stored: %s; it is made again from what is stored"
 
 
 def _key(artifact: Artifact) -> str:
@@ -167,17 +182,30 @@ def _write(content: bytes, filename: str, target: Path) -> None:
     (target / filename).write_bytes(content)
 
 
-def _place(final: Path, fill: Callable[[Path], None]) -> None:
-    """Fills a directory under another name, then puts it in its place in one step."""
+def _place(final: Path, fill: Callable[[Path], None]) -> Stamps:
+    """Fills a directory under another name, then puts it in its place in one step.
+
+    Says what of one that was there before is not as it should be.
+    """
     stage = Path(tempfile.mkdtemp(prefix=".new-", dir=final.parent))
     try:
         fill(stage)
         seal(stage)
+        if final.is_dir() and (changed := _difference(stage, final)):
+            log.error(_CHANGED, final, changed)
         remove_tree(final)
         stage.rename(final)
+        return stamps(final)
     except BaseException:
         remove_tree(stage)
         raise
+
+
+def _difference(right: Path, found: Path) -> str:
+    try:
+        return difference(digests(right), digests(found))
+    except OSError as error:
+        return f"{error.filename} can't be read: {error.strerror}"
 
 
 async def _on_disk(place: Path, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,33 +16,46 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import msgspec
+
+from atlatl.engine.inventory import Stamp, Stamps, Watched, difference, digests, stamps
 from atlatl.engine.single_flight import SingleFlight
 from atlatl.engine.zips import remove_tree, seal
 from atlatl.errors import ArtifactInvalid
+from atlatl.settings import ArtifactSettings
+
+logger = logging.getLogger(__name__)
 
 _LOG_BYTES = 65_536
 _LOG_LINES = 20
 _ARCHIVE_ENDINGS = (".whl", ".zip", ".gz", ".bz2", ".xz")
 _USERS = ".users"
+_LISTING = ".files"
 _ALREADY = "requirements.txt: installed already, with the same content"
+_CHANGED = "%s is not as it was installed: %s; it is installed again"
 
 
 class Dependencies:
     """Directories of installed packages, named by what was asked for.
 
     Beside each stands a directory with one empty file for each artifact that uses it;
-    when the last one goes, so do the packages.
+    when the last one goes, so do the packages. And a listing of what was installed: where the
+    directory is another, the packages are installed again.
     """
 
-    def __init__(self, directory: Path, timeout_s: float) -> None:
+    def __init__(self, directory: Path, limits: ArtifactSettings, watched: Watched) -> None:
         """None are installed yet.
 
         Args:
             directory: holds them.
-            timeout_s: longest time that one installation may take.
+            limits: `install_timeout_s` and `max_install_bytes` count.
+            watched: looks after what is installed.
         """
         self._directory = directory
-        self._timeout_s = timeout_s
+        self._limits = limits
+        self._watched = watched
+        self._sound: set[Path] = set()
+        """Installed in this life, or found to be as they were installed."""
         self._installs: SingleFlight[str] = SingleFlight()
         self._users = asyncio.Lock()
         self._known: dict[Path, Path | None] = {}
@@ -59,8 +73,11 @@ class Dependencies:
             ArtifactInvalid: pip is missing, failed, or took too long.
             OSError: the disk refused.
         """
+        known = self._known.get(code)
+        if known is not None and (changed := await self._watched.changed(known)):
+            logger.error(_CHANGED, known, changed)
+            self._distrust(known)
         if code in self._known:
-            known = self._known[code]
             return known, "" if known is None else _ALREADY
         forgotten = self._forgotten
         installed, log = await self._install_all(code, artifact_key)
@@ -78,6 +95,10 @@ class Dependencies:
         install = partial(self._install, code, installed)
         return installed, await self._installs.run(installed.name, install)
 
+    def _distrust(self, installed: Path) -> None:
+        self._sound.discard(installed)
+        self._known = {code: place for code, place in self._known.items() if place != installed}
+
     async def forget(self, artifact_prefix: str) -> None:
         """Removes the packages that only artifacts whose key begins with the prefix used."""
         try:
@@ -86,6 +107,7 @@ class Dependencies:
         finally:
             self._forgotten += 1
             self._known.clear()
+            self._sound.clear()
 
     async def close(self) -> None:
         """Ends installations that are going on."""
@@ -101,12 +123,20 @@ class Dependencies:
             for user in users.glob(f"{artifact_prefix}*"):
                 user.unlink(missing_ok=True)
             if not any(users.iterdir()):
-                remove_tree(users.with_name(users.name.removesuffix(_USERS)))
+                installed = users.with_name(users.name.removesuffix(_USERS))
+                remove_tree(installed)
+                _listing(installed).unlink(missing_ok=True)
                 users.rmdir()
 
     async def _install(self, code: Path, installed: Path) -> str:
-        if await asyncio.to_thread(installed.is_dir):
+        if installed in self._sound:
             return _ALREADY
+        if await asyncio.to_thread(installed.is_dir):
+            changed = await asyncio.to_thread(_changed, installed)
+            if not changed:
+                self._trust(installed, await asyncio.to_thread(stamps, installed))
+                return _ALREADY
+            logger.error(_CHANGED, installed, changed)
         if importlib.util.find_spec("pip") is None:
             raise ArtifactInvalid(
                 f"requirements.txt needs pip, which {sys.executable} does not have: install it "
@@ -115,21 +145,28 @@ class Dependencies:
         site = Path(await asyncio.to_thread(tempfile.mkdtemp, "", ".new-", self._directory))
         try:
             log = await self._pip(code, site)
-            await asyncio.to_thread(_publish, site, installed)
+            self._trust(installed, await asyncio.to_thread(_publish, site, installed))
         finally:
             await asyncio.to_thread(remove_tree, site)
         return log
+
+    def _trust(self, installed: Path, found: Stamps) -> None:
+        self._watched.add(installed, found)
+        self._sound.add(installed)
 
     async def _pip(self, code: Path, site: Path) -> str:
         """Runs pip with the user's own configuration; returns what it printed."""
         # A file, not a pipe: a process that pip leaves behind could hold a pipe open.
         with await asyncio.to_thread(_log_file, self._directory) as log:
             try:
-                status = await asyncio.wait_for(_run(_command(site), code, log), self._timeout_s)
+                status = await asyncio.wait_for(
+                    _run(_command(site), code, log), self._limits.install_timeout_s
+                )
                 trouble = f"pip ended with status {status}" if status else ""
             except TimeoutError:
                 trouble = (
-                    f"pip took more than {self._timeout_s:g} s (`artifacts.install_timeout_s`)"
+                    f"pip took more than {self._limits.install_timeout_s:g} s "
+                    "(`artifacts.install_timeout_s`)"
                 )
             text = await asyncio.to_thread(_tail, log)
         if trouble:
@@ -194,12 +231,39 @@ def _key(text: str, owner: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _publish(site: Path, installed: Path) -> None:
+def _publish(site: Path, installed: Path) -> Stamps:
     seal(site)
+    remove_tree(installed)
+    found = stamps(site)
+    _listing(installed).write_bytes(msgspec.json.encode(Listing(found, digests(site))))
     # A rename may reach the disk before the content of thousands of files does, and this
     # directory is trusted for as long as it exists.
     os.sync()
     site.rename(installed)
+    return found
+
+
+class Listing(msgspec.Struct):
+    """What was installed."""
+
+    stamps: dict[str, Stamp]
+    digests: dict[str, str]
+
+
+def _listing(installed: Path) -> Path:
+    return installed.with_name(installed.name + _LISTING)
+
+
+def _changed(installed: Path) -> str:
+    """What is different from what was installed, by name; empty when nothing is."""
+    try:
+        listing = msgspec.json.decode(_listing(installed).read_bytes(), type=Listing)
+        if not difference(listing.stamps, stamps(installed)):
+            return ""
+        # Also a copy of the data directory has other stamps.
+        return difference(listing.digests, digests(installed))
+    except (OSError, msgspec.DecodeError) as error:
+        return f"the listing of its files can't be read ({error})"
 
 
 def _log_file(directory: Path) -> IO[bytes]:
