@@ -111,6 +111,7 @@ class Decoder:
 
         Raises:
             WireError: what came is no frame, or larger than the limit; the decoder is done for.
+                What stood whole before it was returned: then `check` raises.
         """
         if self._buffer:
             self._buffer += data
@@ -123,6 +124,11 @@ class Decoder:
         if used < len(data):
             self._buffer += data[used:]
         return frames
+
+    def check(self) -> None:
+        """Raises WireError when what comes next is already known to be no frame."""
+        if self._buffer:
+            self._complete()
 
     def _complete(self) -> bool:
         """Whether at least one frame is whole: a large one then costs no copy per piece."""
@@ -139,7 +145,12 @@ class Decoder:
         with memoryview(data) as view:
             while size - at >= HEADER.size:
                 length, request_id, meta_length, kind, flags, zero = HEADER.unpack_from(view, at)
-                self._check(length, meta_length, kind, flags, zero)
+                try:
+                    self._check(length, meta_length, kind, flags, zero)
+                except WireError:
+                    if frames:
+                        break
+                    raise
                 start = at + HEADER.size
                 end = start + length
                 if end > size:

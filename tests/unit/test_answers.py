@@ -35,11 +35,11 @@ def test_bytes_and_json_cannot_be_joined() -> None:
         joined(("bytes", b"a"), ("json", b"1"))
 
 
-def test_empty_items_count_too() -> None:
+def test_small_items_count_what_is_kept_about_each() -> None:
     items = answers.Joined()
-    for body in (b"", b"", b"abc"):
+    for body in (b"", b"abc", b"x" * 100):
         items.add(Result(kind="bytes", body=body))
-    assert items.n_bytes == 5
+    assert items.n_bytes == 2 * answers.KEPT_BYTES + 100
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def _status(directory: Path) -> dict[str, str]:
     try:
         if _INSTANCE not in (directory / "cmdline").read_bytes():
             return {}
-        lines = (directory / "status").read_text().splitlines()
+        lines = (directory / "status").read_text(errors="replace").splitlines()
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -32,6 +32,10 @@ KINDS = {wire.JSON: "json", wire.TEXT: "text", wire.BYTES: "bytes"}
 LARGEST_MEMORY_BYTES = 2**53
 """More than any machine has, and still exact in JSON."""
 
+MESSAGE_CHARS = 8_000
+DETAIL_CHARS = 120_000
+"""Twice what our own code sends: records keep both, and there is no need for a book."""
+
 _ERRORS: dict[str, type[AtlatlError]] = {
     "raised": FunctionRaised,
     "result": ResultInvalid,
@@ -53,7 +57,7 @@ class Told(msgspec.Struct):
     """Where in the output file the call's output stands."""
     output: str = ""
     """The output itself, of a call that shared its instance with others."""
-    written: int = 0
+    written: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_MEMORY_BYTES)] = 0
     status: int = 200
     headers: list[tuple[str, str]] = []
 
@@ -83,7 +87,8 @@ def fault(frame: wire.Frame, errors: Mapping[str, type[AtlatlError]] = _ERRORS) 
     """The error that a frame with the content ERROR stands for."""
     try:
         known = _fault(frame.body)
-        return errors[known.kind](known.message, detail=known.detail)
+        message, detail = known.message[:MESSAGE_CHARS], known.detail[:DETAIL_CHARS]
+        return errors[known.kind](message, detail=detail)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError) as error:
         raise wire.WireError(f"a fault that cannot be read: {error}") from None
 
@@ -164,6 +169,10 @@ def output(about: Told, file: OutputFile, limit: int) -> bytes:
     return b""
 
 
+KEPT_BYTES = 9
+"""About each item of a joined stream, beside its body."""
+
+
 class Joined:
     """The items of a stream whose caller wants one result; close to no memory beyond them."""
 
@@ -174,13 +183,13 @@ class Joined:
         self._ends = array("Q")
         self._kinds = bytearray()
         self.n_bytes = 0
-        """What the items count towards a limit; an empty one counts too."""
+        """What the items count towards a limit, the smallest as much as is kept about each."""
 
     def add(self, item: Result) -> None:
         self._bodies += item.body
         self._ends.append(len(self._bodies))
         self._kinds.append(_CODES[item.kind])
-        self.n_bytes += len(item.body) or 1
+        self.n_bytes += max(len(item.body), KEPT_BYTES)
 
     def result(self) -> Result:
         """Text and bytes end to end; a JSON list as soon as one item is JSON.

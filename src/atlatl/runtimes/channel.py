@@ -26,6 +26,7 @@ from atlatl.runtimes import answers
 from atlatl.runtimes.bodies import KEPT_S
 from atlatl.runtimes.flight import Flight, Flights
 from atlatl.runtimes.link import Link
+from atlatl.runtimes.pings import Pings
 from atlatl.runtimes.requests import call_frame
 from atlatl.runtimes.usage import Usage
 from atlatl.runtimes.zygote import Exit, Spawned
@@ -72,7 +73,7 @@ class Channel:
         self._assigned: asyncio.Future[tuple[wire.Frame, bytes]] | None = None
         """The answer to the assignment, and what was printed until then."""
         self._flights = Flights()
-        self._pings: dict[int, asyncio.Future[None]] = {}
+        self._pings = Pings()
         self._last_id = 0
         self._expected = False
         """Its end is our doing."""
@@ -203,7 +204,15 @@ class Channel:
     def _credit(self, flight: Flight, n_bytes: int) -> None:
         cost = wire.cost(n_bytes)
         flight.outstanding = max(0, flight.outstanding - cost)
-        self._link.write(wire.encode_credit(flight.request_id, cost))
+        if not flight.taken:
+            self._loop.call_soon(self._tell_taken, flight)
+        flight.taken += cost
+
+    def _tell_taken(self, flight: Flight) -> None:
+        """Once in a turn of the loop: an item may be as small as its frame."""
+        if self._flights.by_request(flight.request_id) is flight:
+            self._link.write_credit(wire.encode_credit(flight.request_id, flight.taken))
+        flight.taken = 0
 
     def cancel(self, execution_id: str, *, grace_s: float | None = None) -> None:
         """Ends the work of one call; see `ports.InstanceChannel.cancel`.
@@ -296,10 +305,8 @@ class Channel:
         await self._send_ping()
 
     def _send_ping(self) -> asyncio.Future[None]:
-        pong: asyncio.Future[None] = self._loop.create_future()
         number = self._new_id()
-        self._pings[number] = pong
-        pong.add_done_callback(lambda _: self._pings.pop(number, None))
+        pong = self._pings.add(number)
         self._link.write(wire.encode(wire.PING, number))
         return pong
 
@@ -334,8 +341,7 @@ class Channel:
         for flight, outcome in outcomes:
             self._flights.finish(flight, outcome)
         lost = InstanceLost(f"the instance {self._link.how_it_ended()}")
-        for pong in list(self._pings.values()):
-            _fail(pong, lost)
+        self._pings.fail(lost)
         if self._assigned is not None:
             _fail(self._assigned, self._not_born())
         if not self._expected and self.on_lost is not None:
@@ -391,14 +397,14 @@ class Channel:
     # --- frames in ---
 
     def _take(self, frame: wire.Frame) -> None:
-        if frame.request_id == 0 and self._assigned is not None and not self._assigned.done():
+        if frame.kind == wire.PONG:
+            self._pings.answered(frame.request_id)
+            return
+        if self._assigned is not None and not self._assigned.done():
+            if (frame.kind, frame.request_id) != (wire.REPLY, 0):
+                raise wire.WireError("an answer to no call")
             # Now: by the time that somebody reads this, the process may be gone with its file.
             self._assigned.set_result((frame, self._take_rest()))
-            return
-        if frame.kind == wire.PONG:
-            pong = self._pings.get(frame.request_id)
-            if pong is not None and not pong.done():
-                pong.set_result(None)
             return
         flight = self._flights.by_request(frame.request_id)
         if flight is None:
@@ -449,6 +455,7 @@ class Channel:
         assert self._task is not None
         frame = self._link.bodies.take(frame, self._link.decoder.limit)
         about = answers.told(frame)
+        about.run_s = min(about.run_s, self._clock() - flight.sent_at)
         self.usage.told_bytes = about.memory_bytes
         limit = self._task.settings.confinement.output_bytes
         output = answers.output(about, self._link.output, limit)

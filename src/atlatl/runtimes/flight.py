@@ -30,6 +30,7 @@ class Flight:
         "pong",
         "request_id",
         "sent_at",
+        "taken",
         "verdict",
     )
 
@@ -43,6 +44,8 @@ class Flight:
         self.sent_at = now
         self.joined = Joined()
         self.outstanding = 0
+        self.taken = 0
+        """Of its stream, and not yet told."""
         self.ahead = False
         """It was sent while others were before it."""
         self.clears = False

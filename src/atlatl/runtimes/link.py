@@ -24,6 +24,10 @@ HUNG_UP = "it closed its connection to the service"
 EXIT_NEWS_S = 0.1
 """How long after the end of its connection a process may take to end."""
 
+MAX_UNREAD_BYTES = 1024 * 1024
+"""Of credits that wait to be sent. A process that streams and reads none of them asks for more
+without an end."""
+
 
 class Link(asyncio.BufferedProtocol):
     """Works the same on asyncio and on uvloop.
@@ -59,6 +63,8 @@ class Link(asyncio.BufferedProtocol):
         self._buffer = bytearray(wire.RECEIVE_BYTES)
         self._out: list[bytes] = []
         self._out_ahead = 0
+        self._unread_bytes = 0
+        """Of credits, since all that was sent had been read."""
         self._leaving = False
         self._hung_up = False
         self._broken = False
@@ -95,6 +101,16 @@ class Link(asyncio.BufferedProtocol):
             self._out.append(frame)
         elif self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame)
+
+    def write_credit(self, frame: bytes) -> None:
+        """Says that something was taken; a process that does not listen is killed."""
+        if self._transport is None or not self._transport.get_write_buffer_size():
+            self._unread_bytes = 0
+        self._unread_bytes += len(frame)
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            self.kill("it reads nothing of what it is sent")
+        else:
+            self.write(frame)
 
     def write_soon(self, frame: bytes) -> None:
         """Frames of one turn of the loop go out in one write."""
@@ -141,6 +157,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             for frame in self.decoder.feed(data):
                 self._take(frame)
+            self.decoder.check()
         except wire.WireError as error:
             self._broken = True
             self.kill(f"it sent {error}")

@@ -35,10 +35,17 @@ def _left(mark: str, sessions: Collection[int]) -> Iterator[int]:
         if not process.name.isdecimal():
             continue
         try:
-            state, _, _, session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
-            marked = wanted in (process / "environ").read_bytes().split(b"\0")
+            # Bytes: a process may call itself what it likes.
+            stat = (process / "stat").read_bytes()
         except OSError:
-            # It ended while we looked, or belongs to somebody else.
-            continue
-        if state not in "ZX" and (marked or int(session) in sessions):
+            continue  # it ended while we looked
+        state, _, _, session = stat.rpartition(b")")[2].split()[:4]
+        if state not in (b"Z", b"X") and (int(session) in sessions or _has(process, wanted)):
             yield int(process.name)
+
+
+def _has(process: Path, variable: bytes) -> bool:
+    try:
+        return variable in (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # it ended meanwhile, belongs to somebody else, or lets nobody look
+        return False

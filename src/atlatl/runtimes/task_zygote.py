@@ -45,6 +45,9 @@ REPLY_BYTES = 1024 * 1024
 EXIT_NEWS_S = 0.1
 """How long after the end of an instance its zygote may take to say how it ended."""
 
+LARGEST_PID = 2**22
+"""The kernel gives none beyond it (`PID_MAX_LIMIT`)."""
+
 REASON_CHARS = 200
 LOST = Exit(0, signal.SIGKILL, of_zygote=True)
 
@@ -183,7 +186,7 @@ class TaskZygote(Forks):
             os.close(descriptor)
         try:
             message = decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.end("it sent what is no message")
             return
         if message.op == "exited":
@@ -219,7 +222,7 @@ class TaskZygote(Forks):
             order.answer.set_result((pid, pidfd))
 
     def _pidfd_of_child(self, pid: int) -> int:
-        if pid <= 0 or pid in self._watched:
+        if not 0 < pid <= LARGEST_PID or pid in self._watched:
             raise ProcessLookupError(f"process {pid}")
         pidfd = os.pidfd_open(pid)
         # Asked now: as long as the descriptor is open the number can't belong to another one.
