@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 import platformdirs
+from msgspec.structs import replace
 
 from atlatl.errors import SettingInvalid
 from atlatl.settings import Group, Settings, merge, parse
@@ -31,10 +32,18 @@ def load_settings(
         SettingInvalid: a file can't be read, a key is unknown, a value is wrong.
     """
     tree = merge(merge(_from_file(config), _from_environ(environ)), overrides)
-    if not tree.get("data_dir"):
-        tree["data_dir"] = platformdirs.user_data_dir("atlatl", appauthor=False)
-    tree["data_dir"] = str(Path(tree["data_dir"]).expanduser().absolute())
-    return parse(Settings, tree)
+    settings = parse(Settings, tree)
+    data_dir = settings.data_dir or platformdirs.user_data_dir("atlatl", appauthor=False)
+    return replace(settings, data_dir=_resolved(data_dir))
+
+
+def _resolved(data_dir: str) -> str:
+    if "\0" in data_dir:
+        raise SettingInvalid("setting refused: `data_dir` has a NUL in it")
+    try:
+        return str(Path(data_dir).expanduser().absolute())
+    except (OSError, RuntimeError) as error:  # a `~name` that is nobody
+        raise SettingInvalid(f"setting refused: `data_dir` is {data_dir!r}: {error}") from None
 
 
 def _from_file(config: Path | None) -> dict[str, Any]:
@@ -43,7 +52,7 @@ def _from_file(config: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingInvalid(f"{path} can't be read as TOML: {error}") from None
     except OSError as error:
         raise SettingInvalid(f"{path} can't be read: {error.strerror}") from None
@@ -73,5 +82,5 @@ def _convert(variable: str, text: str, path: list[str]) -> Any:
         if text[:1] in ("[", "{"):
             return msgspec.json.decode(text)
         return msgspec.to_builtins(msgspec.convert(text, kind, strict=False))
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
         raise SettingInvalid(f"environment variable {variable}: {error}") from None

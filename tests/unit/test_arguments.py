@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from atlatl.engine.arguments import encode
+from atlatl.engine.arguments import MAX_FIELDS, encode
 from atlatl.errors import InvalidRequest
 from atlatl.model import Arguments, Encoded, Event, HttpRequest, Parameter, Payload, Shape
 
@@ -70,6 +70,14 @@ def test_curl_calls_json_a_form() -> None:
     assert (encoded.kind, encoded.body) == ("arguments", b'{"name":"x"}')
     encoded = encode(parameters("name", times="int"), post(b"name=x&times=2", form))
     assert msgspec.json.decode(encoded.body) == {"name": "x", "times": 2}
+
+
+def test_a_form_has_a_bound_of_names() -> None:
+    """Each costs many times its bytes, and all of them are read in one go."""
+    form = "application/x-www-form-urlencoded"
+    encode(EVENT, post(b"a=&" * (MAX_FIELDS - 1) + b"a=", form))
+    message = refused(EVENT, post(b"a=&" * MAX_FIELDS + b"a=", form))
+    assert f"more than {MAX_FIELDS} names" in message
 
 
 @pytest.mark.parametrize(

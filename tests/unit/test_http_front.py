@@ -88,6 +88,14 @@ def test_faults_of_a_deploy() -> None:
     assert ask(service, "PUT", TASK, content=too_large).status_code == 413
     bad_form = {"Content-Type": "multipart/form-data; boundary=x", **BEARER}
     assert ask(service, "PUT", TASK, content=b"no form", headers=bad_form).status_code == 400
+    for charset in ("utf-7", "unicode_escape"):
+        head = b'Content-Disposition: form-data; name="%b"\r\n\r\n'
+        half = {"utf-7": b"+2AA-", "unicode_escape": b"\\ud800"}[charset]
+        parts = (head % b"artifact" + b"x", head % b"settings" + half)
+        body = b"".join(b"--x\r\n" + part + b"\r\n" for part in parts) + b"--x--\r\n"
+        odd = {**bad_form, "Content-Type": bad_form["Content-Type"] + f"; charset={charset}"}
+        answer = ask(service, "PUT", TASK, content=body, headers=odd)
+        assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
     service.deploy_error = errors.ArtifactInvalid("main.py does not import", detail="Traceback ...")
     answer = ask(service, "PUT", TASK, content=b"x")
     assert (answer.status_code, answer.json()["code"]) == (422, "CONFIGURATION_ERROR")

@@ -165,6 +165,7 @@ def test_without_headers_the_tasks_own_settings_hold() -> None:
         ("Priority", "u=8"),
         ("Priority", "u"),
         ("Priority", "u=-1"),
+        ("Priority", "u=" + "9" * 5000),
         ("Atlatl-Timeout-Ms", "0"),
         ("Atlatl-Timeout-Ms", "-5"),
         ("Atlatl-Timeout-Ms", "1.5"),

@@ -21,6 +21,9 @@ from atlatl_worker.binding import BindingError, check_arguments, convert_query, 
 MAX_DEPTH = 200
 """Nesting of Python values given as arguments."""
 
+MAX_FIELDS = 10_000
+"""Of a query or form: each takes fifty times as much memory as it has bytes, at worst."""
+
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -182,7 +185,12 @@ def _text(body: bytes) -> str:
 
 
 def _query(text: str) -> dict[str, list[str]]:
-    return parse_qs(text, keep_blank_values=True) if text else {}
+    if not text:
+        return {}
+    try:
+        return parse_qs(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise InvalidRequest(f"more than {MAX_FIELDS} names stand in the query or form") from None
 
 
 def _merged(first: dict[str, list[str]], second: dict[str, list[str]]) -> dict[str, list[str]]:

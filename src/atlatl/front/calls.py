@@ -17,7 +17,7 @@ LARGEST_NUMBER = 2**53
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
-_URGENCY = re.compile(r"u=([0-9]+)(?:;.*)?")
+_URGENCY = re.compile(r"u=([0-9]{1,15})(?:;.*)?")
 _SAY_HOW = frozenset(
     {
         "atlatl-callback-url",

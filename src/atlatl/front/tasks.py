@@ -212,7 +212,12 @@ async def _form(request: Request) -> tuple[bytes, str, dict[str, Any]]:
 
 
 async def _bytes(part: UploadFile | str) -> bytes:
-    return await part.read() if isinstance(part, UploadFile) else part.encode()
+    if isinstance(part, UploadFile):
+        return await part.read()
+    try:
+        return part.encode()
+    except UnicodeEncodeError as error:  # some charsets can write half a character
+        raise InvalidRequest(f"a part of the form is no Unicode: {error}") from None
 
 
 def _settings(text: bytes) -> dict[str, Any]:
