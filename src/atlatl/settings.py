@@ -208,9 +208,18 @@ class ArtifactSettings(Group, frozen=True):
     """Files and directories in an archive or directory."""
     install_timeout_s: float = 300.0
     """Longest time that installing a `requirements.txt` may take."""
+    max_install_bytes: int = 4_294_967_296
+    """Of all files that an installation writes, those that it needs only on the way included."""
 
     def __post_init__(self) -> None:
-        _positive(self, "max_bytes", "max_files", "install_timeout_s", "fetch_timeout_s")
+        _positive(
+            self,
+            "max_bytes",
+            "max_files",
+            "install_timeout_s",
+            "max_install_bytes",
+            "fetch_timeout_s",
+        )
         for entry in self.allowed_hosts:
             split_host(entry)
 

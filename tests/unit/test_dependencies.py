@@ -6,11 +6,14 @@ import asyncio
 import base64
 import hashlib
 import importlib.util
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from atlatl.engine import dependencies
+from atlatl.engine import dependencies, installing, inventory
 from atlatl.engine.artifacts import ArtifactShelf
 from atlatl.errors import (
     ArtifactInvalid,
@@ -67,13 +70,13 @@ def test_requirements_are_installed_once_for_all_callers(
     files |= {"pip.py": b"raise SystemExit('not the pip that was meant')"}
     files |= wheel("friendly", "VALUE = 42\n")
     runs: list[Path] = []
-    command = dependencies._command
+    command = installing._command
 
     def counted(site: Path) -> list[str]:
         runs.append(site)
         return command(site)
 
-    monkeypatch.setattr(dependencies, "_command", counted)
+    monkeypatch.setattr(installing, "_command", counted)
 
     async def work(shelf: ArtifactShelf, store: MemoryStore) -> None:
         code = await project_on_shelf(shelf, store, files)
@@ -187,19 +190,33 @@ def test_a_failed_installation_shows_the_end_of_the_log(tmp_path: Path) -> None:
 def test_an_installation_that_takes_too_long_is_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pids = tmp_path / "pids"
-    script = f'sleep 600 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; echo "still busy"; wait'
-    monkeypatch.setattr(dependencies, "_command", lambda _: ["sh", "-c", script])
+    script = (
+        'setsid sleep 600 & sleep 600 & echo $! $$ > "$HOME/new"; mv "$HOME/new" "$HOME/pids"; '
+        'echo "still busy"; wait'
+    )
+    monkeypatch.setattr(installing, "_command", lambda _: ["sh", "-c", script])
+    pids: list[int] = []
 
     async def work(shelf: ArtifactShelf, store: MemoryStore) -> None:
         files = {"app.py": CODE, "requirements.txt": b"friendly"}
         code = await project_on_shelf(shelf, store, files)
-        with pytest.raises(ArtifactInvalid, match=r"more than 2 s.*install_timeout_s"):
-            await shelf.dependencies(code)
+        installing = asyncio.ensure_future(shelf.dependencies(code))
+        pids.extend(await told_pids(tmp_path))
+        with pytest.raises(ArtifactInvalid, match=r"more than 4 s.*install_timeout_s") as caught:
+            await installing
+        assert "still busy" in caught.value.message
         assert not list((tmp_path / "deps").glob(".new-*"))
 
-    on_shelf(tmp_path, work, install_timeout_s=2.0)
-    assert not any(running(int(pid)) for pid in pids.read_text().split())
+    on_shelf(tmp_path, work, install_timeout_s=4.0)
+    assert not any(map(running, pids))
+
+
+async def told_pids(tmp_path: Path) -> list[int]:
+    for _ in range(3000):
+        if files := list((tmp_path / "deps").glob(".new-*/home/pids")):
+            return [int(pid) for pid in files[0].read_text().split()]
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not begin")
 
 
 def running(pid: int) -> bool:
@@ -211,24 +228,116 @@ def running(pid: int) -> bool:
 
 
 def test_closing_ends_an_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = tmp_path / "started"
-    script = f"echo $$ > {started}.new; mv {started}.new {started}; sleep 600"
-    monkeypatch.setattr(dependencies, "_command", lambda _: ["sh", "-c", script])
+    script = 'echo $$ > "$HOME/new"; mv "$HOME/new" "$HOME/pids"; sleep 600'
+    monkeypatch.setattr(installing, "_command", lambda _: ["sh", "-c", script])
+    pids: list[int] = []
 
     async def work(shelf: ArtifactShelf, store: MemoryStore) -> None:
         files = {"app.py": CODE, "requirements.txt": b"friendly"}
         code = await project_on_shelf(shelf, store, files)
         installing = asyncio.ensure_future(shelf.dependencies(code))
-        for _ in range(3000):
-            if started.exists():
-                break
-            await asyncio.sleep(0.01)
+        pids.extend(await told_pids(tmp_path))
         await shelf.close()
         with pytest.raises(asyncio.CancelledError):
             await installing
 
     on_shelf(tmp_path, work)
-    assert not running(int(started.read_text()))
+    assert not any(map(running, pids))
+
+
+def test_an_installation_ends_with_the_service(tmp_path: Path) -> None:
+    """Also when that is killed: nobody is left to end it, but the one who watches it."""
+    place = tmp_path / "code"
+    place.mkdir()
+    script = (
+        "import asyncio, sys; from pathlib import Path; from atlatl.engine import installing;"
+        "from atlatl.settings import ArtifactSettings as Limits;"
+        "installing._command = lambda _: ['sh', '-c', sys.argv[2]];"
+        "work = Path(sys.argv[1]) / 'deps' / '.new-1'; work.mkdir(parents=True);"
+        "asyncio.run(installing.install(Path(sys.argv[1]) / 'code', work, Limits()))"
+    )
+    shell = (
+        '(setsid sleep 600 & echo $! > "$HOME/new"); echo $$ >> "$HOME/new"; '
+        'mv "$HOME/new" "$HOME/pids"; sleep 600'
+    )
+    service = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), shell])
+    try:
+        pids = asyncio.run(told_pids(tmp_path))
+        assert len(pids) == 2
+        assert all(map(running, pids))
+    finally:
+        service.kill()
+        service.wait()
+    ends = time.monotonic() + 20.0
+    while any(map(running, pids)):
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+HASHED = b"friendly==1.0 --hash=sha256:%b\n"
+
+
+def test_hashes_are_held_to_where_they_are_given(tmp_path: Path) -> None:
+    packed = wheel("friendly", "VALUE = 42\n")
+    digest = hashlib.sha256(next(iter(packed.values()))).hexdigest().encode()
+
+    async def work(shelf: ArtifactShelf, store: MemoryStore) -> None:
+        for given in (digest, b"0" * 64):
+            files = {"app.py": CODE, "requirements.txt": OFFLINE + HASHED % given, **packed}
+            code = await project_on_shelf(shelf, store, files)
+            if given == digest:
+                assert "Successfully installed friendly-1.0" in (await shelf.dependencies(code))[1]
+                continue
+            with pytest.raises(ArtifactInvalid) as caught:
+                await shelf.dependencies(code)
+            assert "DO NOT MATCH THE HASHES" in caught.value.detail
+        # One hash asks for all of them.
+        both = OFFLINE + HASHED % digest + b"other\n"
+        files = {"app.py": CODE, "requirements.txt": both, **packed, **wheel("other", "")}
+        with pytest.raises(ArtifactInvalid) as caught:
+            await shelf.dependencies(await project_on_shelf(shelf, store, files))
+        assert "hash" in caught.value.detail
+
+    on_shelf(tmp_path, work)
+
+
+def change(installed: Path) -> None:
+    (installed / "friendly.py").chmod(0o644)
+    (installed / "friendly.py").write_text("VALUE = 13\n")
+
+
+def test_packages_that_were_changed_are_named_and_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {"app.py": CODE, "requirements.txt": OFFLINE + b"friendly"}
+    files |= wheel("friendly", "VALUE = 42\n")
+    monkeypatch.setattr(inventory, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(inventory, "LOOK_SHARE", 1e9)
+    monkeypatch.setattr(inventory, "LOOK_WAIT_S", 30.0)
+
+    async def work(shelf: ArtifactShelf, store: MemoryStore) -> Path:
+        code = await shelved(shelf, store, source)
+        installed, _ = await shelf.dependencies(code)
+        assert installed is not None
+        assert (installed / "friendly.py").read_text() == "VALUE = 42\n"
+        return installed
+
+    async def twice(shelf: ArtifactShelf, store: MemoryStore) -> None:
+        change(await work(shelf, store))
+        await work(shelf, store)
+
+    source = on_shelf(tmp_path, lambda shelf, _: shelf.read_source(zipped(files), "app.zip"))
+    installed = on_shelf(tmp_path, work)
+    on_shelf(tmp_path, work)
+    assert caplog.messages == []
+    for lives in (work, twice):
+        change(installed)
+        on_shelf(tmp_path, lives)  # type: ignore[arg-type]
+        assert "friendly.py was changed; it is installed again" in caplog.messages[-1]
+        assert str(installed) in caplog.messages[-1]
+    (tmp_path / "deps" / (installed.name + ".files")).unlink()
+    on_shelf(tmp_path, work)
+    assert "listing of its files can't be read" in caplog.messages[-1]
 
 
 def test_a_missing_pip_is_named_with_its_package(

@@ -8,16 +8,15 @@ import importlib.util
 import json
 import logging
 import os
-import signal
 import sys
 import sysconfig
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
+from atlatl.engine.installing import install
 from atlatl.engine.inventory import Stamp, Stamps, Watched, difference, digests, stamps
 from atlatl.engine.single_flight import SingleFlight
 from atlatl.engine.zips import remove_tree, seal
@@ -26,8 +25,6 @@ from atlatl.settings import ArtifactSettings
 
 logger = logging.getLogger(__name__)
 
-_LOG_BYTES = 65_536
-_LOG_LINES = 20
 _ARCHIVE_ENDINGS = (".whl", ".zip", ".gz", ".bz2", ".xz")
 _USERS = ".users"
 _LISTING = ".files"
@@ -70,7 +67,7 @@ class Dependencies:
             artifact_key: name of the artifact that needs it.
 
         Raises:
-            ArtifactInvalid: pip is missing, failed, or took too long.
+            ArtifactInvalid: pip is missing, failed, took too long or wrote too much.
             OSError: the disk refused.
         """
         known = self._known.get(code)
@@ -142,64 +139,17 @@ class Dependencies:
                 f"requirements.txt needs pip, which {sys.executable} does not have: install it "
                 "with `apt install python3-pip` or `python3 -m ensurepip`, then deploy again"
             )
-        site = Path(await asyncio.to_thread(tempfile.mkdtemp, "", ".new-", self._directory))
+        work = Path(await asyncio.to_thread(tempfile.mkdtemp, "", ".new-", self._directory))
         try:
-            log = await self._pip(code, site)
-            self._trust(installed, await asyncio.to_thread(_publish, site, installed))
+            log = await install(code, work, self._limits)
+            self._trust(installed, await asyncio.to_thread(_publish, work / "site", installed))
         finally:
-            await asyncio.to_thread(remove_tree, site)
+            await asyncio.to_thread(remove_tree, work)
         return log
 
     def _trust(self, installed: Path, found: Stamps) -> None:
         self._watched.add(installed, found)
         self._sound.add(installed)
-
-    async def _pip(self, code: Path, site: Path) -> str:
-        """Runs pip with the user's own configuration; returns what it printed."""
-        # A file, not a pipe: a process that pip leaves behind could hold a pipe open.
-        with await asyncio.to_thread(_log_file, self._directory) as log:
-            try:
-                status = await asyncio.wait_for(
-                    _run(_command(site), code, log), self._limits.install_timeout_s
-                )
-                trouble = f"pip ended with status {status}" if status else ""
-            except TimeoutError:
-                trouble = (
-                    f"pip took more than {self._limits.install_timeout_s:g} s "
-                    "(`artifacts.install_timeout_s`)"
-                )
-            text = await asyncio.to_thread(_tail, log)
-        if trouble:
-            last = "\n".join(text.rstrip().splitlines()[-_LOG_LINES:])
-            raise ArtifactInvalid(
-                f"requirements.txt can't be installed: {trouble}\n{last}", detail=text
-            )
-        return text
-
-
-def _command(site: Path) -> list[str]:
-    # `-P`: the artifact's own files must not be taken for pip's modules.
-    command = [sys.executable, "-P", "-m", "pip", "install", "--no-input"]
-    command += ["--disable-pip-version-check", "--target", str(site)]
-    return [*command, "--requirement", "requirements.txt"]
-
-
-async def _run(command: list[str], directory: Path, output: IO[bytes]) -> int:
-    """Runs a command in a process group of its own, which ends with the awaiting task."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=output,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=directory,
-        start_new_session=True,
-    )
-    try:
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
 
 
 def _requirements(code: Path) -> str:
@@ -239,7 +189,9 @@ def _publish(site: Path, installed: Path) -> Stamps:
     # A rename may reach the disk before the content of thousands of files does, and this
     # directory is trusted for as long as it exists.
     os.sync()
+    site.chmod(0o755)  # only so may it get another parent
     site.rename(installed)
+    installed.chmod(0o555)
     return found
 
 
@@ -264,12 +216,3 @@ def _changed(installed: Path) -> str:
         return difference(listing.digests, digests(installed))
     except (OSError, msgspec.DecodeError) as error:
         return f"the listing of its files can't be read ({error})"
-
-
-def _log_file(directory: Path) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=directory)
-
-
-def _tail(log: IO[bytes]) -> str:
-    log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
-    return log.read().decode("utf-8", "replace")

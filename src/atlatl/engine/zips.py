@@ -142,11 +142,33 @@ def seal(tree: Path) -> None:
 
 
 def remove_tree(tree: Path) -> None:
-    """Removes a tree, also a sealed one, and does nothing when there is none."""
-    for directory, _, _ in os.walk(tree):
-        Path(directory).chmod(0o700)
-    if tree.exists():
-        shutil.rmtree(tree)
+    """Removes a tree, also a sealed one, and does nothing when there is none.
+
+    What built it may have been hostile. Directories are moved up before they are emptied, so that
+    it does not matter how deep they are, and made accessible before that.
+    """
+    if not tree.is_dir() or tree.is_symlink():
+        tree.unlink(missing_ok=True)
+        return
+    tree.chmod(0o700)
+    doomed = tree / f".doomed-{os.urandom(8).hex()}"
+    doomed.mkdir()
+    waiting, count = [tree], 0
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(directory) as entries:
+            for entry in list(entries):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)  # noqa: PTH108 - of thousands
+                elif entry.path != str(doomed):
+                    os.chmod(entry.path, 0o700)  # noqa: PTH101 - likewise
+                    count += 1
+                    waiting.append(doomed / str(count))
+                    os.rename(entry.path, waiting[-1])  # noqa: PTH104 - likewise
+        if directory != tree:
+            directory.rmdir()
+    doomed.rmdir()
+    tree.rmdir()
 
 
 def pack(root: Path, limits: ArtifactSettings) -> bytes:
