@@ -8,7 +8,8 @@ BENCH  := .venv-bench
 RUN    := $(BIN)/python -m
 FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
 
-.PHONY: help demo test check audit bench bench-check bench-peers bench-report docs lock proto clean
+.PHONY: help demo test check audit fuzz bench bench-check bench-peers bench-report docs lock proto \
+	clean
 
 # A machine that lacks Python 3.11 or python3-venv is told so in one line, before anything runs.
 # A failing recipe would make `make` add a line of its own and exit with 2; -q stops it with 1.
@@ -25,6 +26,7 @@ help:
 	@echo 'make test    run every test'
 	@echo 'make check   what must hold before a commit: lint, types, layers, security, fast tests'
 	@echo 'make audit   look the locked dependencies up among known vulnerabilities'
+	@echo 'make fuzz    fuzz each parser; SECONDS=600 for that long, ONLY=NAME for one of them'
 	@echo 'make bench   run the benchmarks beside their peers; ARGS="--quick" or ARGS="--only NAME"'
 	@echo 'make bench-check    compare them with the baseline'
 	@echo 'make bench-report   write the newest results into the documents'
@@ -53,6 +55,9 @@ check: $(READY)
 
 audit: $(READY)
 	@$(BIN)/python scripts/audit.py
+
+fuzz: $(READY)
+	@$(RUN) tests.fuzz --seconds $(or $(SECONDS),60) $(if $(ONLY),--only $(ONLY))
 
 bench: $(BENCH)/.ready
 	@$(BENCH)/bin/python -m bench $(ARGS)

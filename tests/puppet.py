@@ -86,6 +86,8 @@ class Puppet:
         self.killed = False
         self.lost: list[Any] = []
         self.pending: list[Pending] = []
+        self.aside: list[asyncio.Future[None]] = []
+        """What goes on beside."""
         self._ids = itertools.count(1)
         loop = asyncio.get_running_loop()
         self.channel = Channel("i-1", cast(Any, files), loop.time)

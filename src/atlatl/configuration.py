@@ -52,7 +52,7 @@ def _from_file(config: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         raise SettingInvalid(f"{path} can't be read as TOML: {error}") from None
     except OSError as error:
         raise SettingInvalid(f"{path} can't be read: {error.strerror}") from None
@@ -79,8 +79,9 @@ def _convert(variable: str, text: str, path: list[str]) -> Any:
             raise SettingInvalid(f"environment variable {variable}: there is no such setting")
         kind = hints[name]
     try:
+        text.encode()
         if text[:1] in ("[", "{"):
             return msgspec.json.decode(text)
         return msgspec.to_builtins(msgspec.convert(text, kind, strict=False))
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise SettingInvalid(f"environment variable {variable}: {error}") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -640,9 +640,24 @@ def parse(kind: type[S], tree: Mapping[str, Any]) -> S:
         SettingInvalid: a key is unknown or a value is wrong; the message has the path.
     """
     try:
-        return msgspec.convert(tree, kind)
+        settings = msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
         raise SettingInvalid(f"setting refused: {error}") from None
+    for path, value in _numbers(settings, "$"):
+        if not math.isfinite(value):
+            # JSON has no such number: what is stored with it could not be read again.
+            raise SettingInvalid(f"setting refused: a finite number is wanted - at `{path}`")
+    return settings
+
+
+def _numbers(group: Group, path: str) -> Iterator[tuple[str, float]]:
+    """All numbers with a fraction, and where they stand."""
+    for name in group.__struct_fields__:
+        value = getattr(group, name)
+        if isinstance(value, Group):
+            yield from _numbers(value, f"{path}.{name}")
+        elif isinstance(value, float):
+            yield f"{path}.{name}", value
 
 
 def task_settings(defaults: Settings, overrides: Mapping[str, Any]) -> TaskSettings:

@@ -114,7 +114,12 @@ def _check_status(url: httpx.URL, answer: httpx.Response) -> None:
 
 
 def _redirected(url: httpx.URL, target: str) -> httpx.URL:
-    found = proper(url.join(target), "location")
+    if len(target) > outgoing.MAX_URL_CHARS:
+        raise FetchFailed(f"{shown(url)} redirects to an address of {len(target)} characters")
+    try:
+        found = proper(url.join(target), "location")
+    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+        raise FetchFailed(f"{shown(url)} redirects to what is no URL: {error}") from None
     if (url.scheme, found.scheme) == ("https", "http"):
         raise InvalidRequest(f"{shown(url)} redirects from https to http, which is not followed")
     return found

@@ -23,6 +23,9 @@ from atlatl.errors import InvalidRequest
 CONNECT_TIMEOUT_S = 5.0
 """For each address of a host, so that one that does not answer leaves time for the next."""
 
+MAX_URL_CHARS = 4096
+"""Percent-encoded they are up to twelve times as many, and there is a limit to that too."""
+
 PORTS = {"http": 80, "https": 443}
 """Of the schemes that there are."""
 
@@ -166,9 +169,11 @@ def parsed(text: str, what: str) -> httpx.URL:
     Raises:
         InvalidRequest: it is none.
     """
+    if len(text) > MAX_URL_CHARS:
+        raise InvalidRequest(f"{what} {text[:200]!r}... has more than {MAX_URL_CHARS} characters")
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{what} {text[:200]!r} is no URL: {error}") from None
     return proper(url, what)
 

@@ -106,6 +106,10 @@ def from_location(location: str, limits: ArtifactSettings) -> Source:
         raise InvalidRequest(
             "the artifact has no location: give a path, an `https:` URL or a `data:` URL"
         )
+    try:
+        location.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"the location is no Unicode: {error}") from None
     scheme, _, rest = location.partition(":")
     if location.startswith("/"):
         return _from_allowed(Path(location), limits)
@@ -125,9 +129,12 @@ def from_location(location: str, limits: ArtifactSettings) -> Source:
 
 
 def _path_of_url(url: str) -> Path:
-    parts = urlsplit(url)
-    path = unquote(parts.path)
-    if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+    try:
+        parts = urlsplit(url)
+        path = unquote(parts.path)
+    except ValueError:  # of brackets
+        path = ""
+    if not path.startswith("/") or parts.netloc not in ("", "localhost") or "\0" in path:
         raise InvalidRequest(f"location {url[:200]!r} names no local file: use file:///path")
     return Path(path)
 
@@ -141,12 +148,19 @@ def _from_allowed(path: Path, limits: ArtifactSettings) -> Source:
     # Checked before existence, so that the answer tells nothing about other files.
     if not any(place.is_relative_to(one) for one in allowed):
         raise InvalidRequest(
-            f"location {path} is not below a directory that `artifacts.allowed_dirs` lists: "
-            "add its directory there, or send the code itself as a `data:` URL"
+            f"location {str(path)[:200]} is not below a directory that `artifacts.allowed_dirs` "
+            "lists: add its directory there, or send the code itself as a `data:` URL"
         )
-    if not place.exists():
-        raise ArtifactNotFound(f"nothing is at the location {path}")
+    if not _exists(place):
+        raise ArtifactNotFound(f"nothing is at the location {str(path)[:200]}")
     return from_path(place, limits, within=allowed)
+
+
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _from_data(rest: str, limits: ArtifactSettings) -> Source:

@@ -225,10 +225,13 @@ class TaskZygote(Forks):
         if not 0 < pid <= LARGEST_PID or pid in self._watched:
             raise ProcessLookupError(f"process {pid}")
         pidfd = os.pidfd_open(pid)
-        # Asked now: as long as the descriptor is open the number can't belong to another one.
-        if parent_of(pid) != self.pid:
+        try:
+            # Asked now: as long as the descriptor is open the number can't belong to another one.
+            if parent_of(pid) != self.pid:
+                raise ProcessLookupError(f"process {pid}")
+        except BaseException:
             os.close(pidfd)
-            raise ProcessLookupError(f"process {pid}")
+            raise
         return pidfd
 
     # --- its instances ---
