@@ -42,6 +42,7 @@ class FakeChannel:
     """One instance. `crash()` and `finish()` are for tests."""
 
     origin = "blank"
+    process_s = 0.0
     takes_ahead = False
 
     def __init__(

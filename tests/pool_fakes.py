@@ -22,6 +22,7 @@ from atlatl.settings import PoolSettings
 
 class FakeInstance:
     origin = "blank"
+    process_s = 0.0
     _numbers = itertools.count(1)
 
     def __init__(self, takes_ahead: bool = False) -> None:

@@ -51,6 +51,7 @@ KILL_S = 0.05
 
 class ScriptedChannel:
     origin = "blank"
+    process_s = 0.0
     takes_ahead = False
 
     def __init__(self, instance_id: str, shapes: dict[str, Shape]) -> None:

@@ -89,6 +89,7 @@ class Channel:
     """An instance of nothing: it is lent and given back, never called."""
 
     origin = "blank"
+    process_s = 0.0
     takes_ahead = False
     numbers = itertools.count(1)
 

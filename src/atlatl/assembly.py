@@ -34,6 +34,7 @@ from atlatl.engine.messenger import Messenger
 from atlatl.engine.pool import InstancePool
 from atlatl.engine.registry import Registry
 from atlatl.events import BreakerChanged
+from atlatl.live_reports import LiveReports
 from atlatl.model import Task
 from atlatl.ports import InstanceChannel, Telemetry
 from atlatl.reports import Reports
@@ -44,6 +45,8 @@ from atlatl.runtimes.process import ProcessRuntime
 from atlatl.settings import Settings
 from atlatl.stores.sqlite import SqliteStore
 from atlatl.telemetry.fanout import Fanout
+from atlatl.telemetry.feed import Feed
+from atlatl.telemetry.journal import Journal
 from atlatl.telemetry.metrics import Metrics
 
 IDS_AT_ONCE = 128
@@ -87,7 +90,8 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     data_dir = Path(settings.data_dir)
     budget = settings.limits.memory_budget_bytes or memory_budget_bytes()
     metrics = Metrics(clock)
-    telemetry = Fanout([metrics, *listeners])
+    journal = Journal()
+    telemetry = Fanout([metrics, *listeners], rarities=[journal])
 
     def breaker_changed(name: str, old: CircuitState, new: CircuitState) -> None:
         telemetry.emit(BreakerChanged(at=wall(), task_name=name, old=str(old), new=str(new)))
@@ -195,6 +199,9 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         queue_depths=dispatcher.depths,
         queue_clock=steady,
     )
+    live = LiveReports(
+        registry, manager, journal, reports, depths=dispatcher.depths, wall=wall, steady=steady
+    )
     call_tasks = CallTasks(
         settings.limits, registry, catalogue, shelf, deployer, dispatcher.pending_of, clock=clock
     )
@@ -214,6 +221,8 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         runtimes=runtimes,
         autoscaler=autoscaler,
         reports=reports,
+        live=live,
+        feed=Feed(telemetry, live.figures, clock=clock, wall=wall),
         new_id=new_id,
     )
 

@@ -317,6 +317,50 @@ def failed(error: AtlatlError, **facts: Any) -> Outcome:
     return Outcome(kind=OutcomeKind(error.outcome), error=error, **facts)
 
 
+class Way(Record, frozen=True, gc=False):
+    """How a call came to its instance, when there is more to say than that one was idle and warm.
+
+    The counts are of its task's pool at the moment when the call asked for an instance.
+    """
+
+    waited_s: float = 0.0
+    """For the instance, after the breaker had admitted it."""
+    waiting: int = 0
+    """Calls that waited already."""
+    lent: int = 0
+    """Calls that ran."""
+    size: int = 0
+    """Instances, those that were starting included."""
+    probe: bool = False
+    """The breaker was half-open and tried it with this call."""
+    policy: str = ""
+    """That picked the instance."""
+    uses: int = 0
+    """Of the instance, with this call; 0 when it never got one."""
+    origin: str = ""
+    """Of the instance: `blank`, `fork` or `task_zygote`."""
+    init_s: float = 0.0
+    """What its start took, if this call is its first."""
+    process_s: float = 0.0
+    """Of that until there was a process; the rest is for the code."""
+    spare_s: float = 0.0
+    """It had been ready for so long when its first call asked."""
+
+
+class Tried(Record, frozen=True):
+    """An attempt that failed, and that another one followed."""
+
+    attempt: int
+    ended_at: float
+    code: str
+    message: str
+    instance_id: str = ""
+    run_s: float = 0.0
+    retry_in_s: float = 0.0
+    recovered: bool = False
+    """The end of the service cut it off."""
+
+
 class Execution(Record, frozen=True):
     """The record of one call, as it stands now."""
 
@@ -339,6 +383,9 @@ class Execution(Record, frozen=True):
     cold_start: bool = False
     trace_id: str = ""
     metadata: dict[str, str] = {}
+    way: Way | None = None
+    tried: tuple[Tried, ...] = ()
+    """The latest attempts before this one, oldest first."""
 
 
 class ExecutionRecord(Record, frozen=True):
@@ -392,6 +439,8 @@ class Queued(Record, frozen=True):
     """Attempts that the end of the service cut off."""
     lease: int = 0
     """How often it was leased. What is settled under an older lease changes nothing."""
+    tried: tuple[Tried, ...] = ()
+    """The latest attempts that failed."""
     damage: str = ""
     """Why the call can't be read any more: of `call` only the id and the task's name are right."""
 

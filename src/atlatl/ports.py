@@ -39,6 +39,8 @@ class InstanceChannel(Protocol):
     pid: int
     origin: str
     """`blank`, `fork` (when no blank was in stock) or `task_zygote`."""
+    process_s: float
+    """Of its start, what it took until there was a process; the rest was for the code."""
     shapes: dict[str, Shape]
     """What the artifact's module can be called with, as the instance read it."""
     takes_ahead: bool

@@ -132,6 +132,18 @@ class Reports:
             version=VERSION,
         )
 
+    def live(self) -> dict[str, Any]:
+        """What is told of the service as a whole every second."""
+        memory = self._memory()
+        return {
+            "uptime_s": self._clock() - self._started,
+            "tasks": len(self._registry),
+            "cpu_percent": self._cpu_percent(),
+            "service_memory_bytes": _own_memory_bytes(),
+            "instances_memory_bytes": memory.used_bytes,
+            "memory_budget_bytes": memory.limit_bytes,
+        }
+
     def _status(self, opened: bool) -> tuple[HealthStatus, str]:
         ready, reason = self.ready(opened=opened)
         if not ready:

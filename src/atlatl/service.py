@@ -7,7 +7,7 @@ service and hands each request to the part that owns the answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from atlatl.core.explaining import Explanation, explain
 from atlatl.engine.sources import Source, check_checksum
 from atlatl.engine.views import (
     BreakerView,
@@ -59,10 +60,12 @@ if TYPE_CHECKING:
     from atlatl.engine.manager import TaskExecutionManager
     from atlatl.engine.registry import Registry
     from atlatl.engine.ticket import Finished, Ticket
+    from atlatl.live_reports import LiveReports
     from atlatl.ports import OnChunk, Store
     from atlatl.reports import Reports
     from atlatl.runtimes.manager import RuntimeManager
     from atlatl.settings import Settings
+    from atlatl.telemetry.feed import Feed, Listener
 
 MAX_PAGE = 1000
 DEFAULT_ESTIMATE_MS = 5000
@@ -91,6 +94,8 @@ class Parts:
     runtimes: RuntimeManager
     autoscaler: Autoscaler
     reports: Reports
+    live: LiveReports
+    feed: Feed
     new_id: Callable[[], str]
 
 
@@ -166,6 +171,7 @@ class FunctionService:
         """Refuses new calls and waits, at most `drain.timeout_s`, for those that have started."""
         self._manager.begin_drain(self.settings.drain.timeout_s)
         self._parts.dispatcher.begin_drain()
+        self._parts.feed.close()
         await self._manager.drained(self.settings.drain.timeout_s)
         self._executions.stop_waiting()
 
@@ -176,6 +182,7 @@ class FunctionService:
         self._opened = False
         self._manager.begin_drain(0)
         self._parts.dispatcher.begin_drain()
+        self._parts.feed.close()
         await self._manager.drained(0)
         await self._parts.dispatcher.close()
         for task in self._background:
@@ -543,6 +550,23 @@ class FunctionService:
     async def execution(self, execution_id: str) -> Execution:
         """The record as it stands now; raises ExecutionNotFound, StoreUnavailable."""
         return await self._executions.get(execution_id)
+
+    async def explain(self, execution_id: str) -> Explanation:
+        """The life of an execution as a timeline; raises ExecutionNotFound, StoreUnavailable."""
+        execution = await self._executions.get(execution_id)
+        return explain(execution, self._parts.live.facts(execution))
+
+    def events(self, kinds: Iterable[str] = (), task: str = "") -> Listener:
+        """What happens from now on; whoever takes it has to `leave` in the end.
+
+        Args:
+            kinds: of events; none is all.
+            task: only of the task with this name; empty is all.
+
+        Raises:
+            InvalidRequest, NoCapacity, Draining.
+        """
+        return self._parts.feed.listen(kinds, task)
 
     async def executions(
         self,

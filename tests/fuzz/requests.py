@@ -200,6 +200,7 @@ ROUTES = [
     ("GET", "/api/v1/executions/{}/status"),
     ("GET", "/api/v1/executions/{}/result"),
     ("GET", "/api/v1/executions/{}/logs"),
+    ("GET", "/api/v1/executions/{}/explain"),
     ("POST", "/api/v1/executions/{}/cancel"),
     ("POST", "/api/v1/invocations"),
     ("GET", "/api/v1/instances"),

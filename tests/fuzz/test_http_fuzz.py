@@ -221,9 +221,10 @@ def test_counts_that_are_none(field: Field, name: str, value: str) -> None:
 
 @pytest.mark.parametrize("host", [b"[", b"[::1", b"a b", b"\xff", b"127.0.0.1:99999999"])
 def test_a_malformed_host_is_no_crash(field: Field, guarded: Field, host: bytes) -> None:
-    for path in ("/nothing/here", "/api/v1/events"):
-        answered, _, _ = field.run(exchange(field, Asked("GET", path, [(b"host", host)], b"")))
-        assert answered in (404, 501)
+    answered, _, _ = field.run(
+        exchange(field, Asked("GET", "/nothing/here", [(b"host", host)], b""))
+    )
+    assert answered == 404
     answered, _, _ = guarded.run(exchange(guarded, Asked("GET", "/", [(b"host", host)], b"")))
     assert answered in (200, 403)
 

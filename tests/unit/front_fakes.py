@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ import httpx
 from msgspec.structs import replace
 
 from atlatl.core.admission import ByteBudget
+from atlatl.core.explaining import Explanation, Facts, explain
 from atlatl.engine.views import (
     BreakerView,
     CancelAnswer,
@@ -26,6 +27,7 @@ from atlatl.engine.views import (
     TaskView,
 )
 from atlatl.errors import AtlatlError, ExecutionNotFound, TaskNotFound
+from atlatl.events import Event as HappenedEvent
 from atlatl.front.asgi import asgi
 from atlatl.front.auth import Authorizer, Token, sha256
 from atlatl.model import (
@@ -44,6 +46,8 @@ from atlatl.model import (
     failed,
 )
 from atlatl.settings import Settings, parse, task_settings
+from atlatl.telemetry.fanout import Fanout
+from atlatl.telemetry.feed import Feed, Listener
 
 TOKEN = "the-admin-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -174,6 +178,7 @@ class FakeService:
         self.accept_error: AtlatlError | None = None
         self.ended = asyncio.Event()
         self.waiting = 0
+        self.happened: list[HappenedEvent] = []
         self.dead: dict[str, DeadLetter] = {}
         self.bytes = ByteBudget(Settings().limits.max_inflight_bytes)
         self.hold_answer = self.bytes.hold
@@ -267,6 +272,18 @@ class FakeService:
         if execution_id not in self.known:
             raise ExecutionNotFound(f"there is no execution {execution_id!r}")
         return self.known[execution_id]
+
+    async def explain(self, execution_id: str) -> Explanation:
+        return explain(await self.execution(execution_id), Facts())
+
+    def events(self, kinds: Iterable[str] = (), task: str = "") -> Listener:
+        """Tells what `happened`, and ends."""
+        feed = Feed(Fanout([]), lambda *_: {"tasks": []}, clock=lambda: 0.0, wall=lambda: 0.0)
+        listener = feed.listen(kinds, task)
+        for event in self.happened:
+            feed.emit(event)
+        feed.close()
+        return listener
 
     async def executions(self, **asked: Any) -> Page[Execution]:
         self.asked.append(asked)

@@ -48,6 +48,7 @@ ROUTES = {
     ("GET", "/api/v1/executions/{id:path}/status"): Row(LOOPBACK, EXECUTION),
     ("GET", "/api/v1/executions/{id:path}/result"): Row(LOOPBACK, EXECUTION),
     ("GET", "/api/v1/executions/{id:path}/logs"): Row(INVOKE, EXECUTION),
+    ("GET", "/api/v1/executions/{id:path}/explain"): Row(INVOKE, EXECUTION),
     ("POST", "/api/v1/executions/{id:path}/cancel"): Row(INVOKE, EXECUTION),
     ("GET", "/api/v1/dead-letters"): Row(ADMIN, SHOWN),
     ("POST", "/api/v1/dead-letters/{id:path}/redrive"): Row(ADMIN, EXECUTION),

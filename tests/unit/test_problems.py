@@ -91,11 +91,6 @@ def test_a_bug_is_500_and_its_traceback_is_in_the_log_only(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_what_is_not_built_says_so() -> None:
-    answer = ask(FakeService(), "GET", "/api/v1/events")
-    assert (answer.status_code, answer.json()["code"]) == (501, "UNSUPPORTED_OPERATION")
-
-
 def test_a_service_that_is_not_open_answers_503_and_says_what_to_do() -> None:
     service = FakeService()
     service.add("hello", returns("json", b"1"))

@@ -39,6 +39,7 @@ class Channel:
     """The least that a pool needs of an instance."""
 
     origin = "blank"
+    process_s = 0.0
     takes_ahead = False
     accepting = True
     on_lost = None

@@ -155,6 +155,7 @@ class Lending:
             instance = self._untouched(now) if waiter.fresh else self._choose(now)
             if instance is not None:
                 return self._lend(instance, waiter, now)
+        waiter.met = (self.waiting, len(self._leases), len(self.stock.instances))
         try:
             self._check_room(waiter, now)
         except AtlatlError as error:

@@ -33,10 +33,12 @@ class Waiter:
             waiters of the old one, so leases and withdrawals go to this one.
         since: when it began to wait.
         number: order among those that came at the same time.
+        met: how many waited, were lent, and instances there were when no instance could be lent
+            to it at once; None when one was.
     """
 
     __slots__ = (
-        "deadline", "fresh", "granted", "number", "pool", "priority", "refused", "since",
+        "deadline", "fresh", "granted", "met", "number", "pool", "priority", "refused", "since",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,7 @@ class Waiter:
         self.pool: Any = None
         self.since = 0.0
         self.number = 0
+        self.met: tuple[int, int, int] | None = None
 
     @property
     def age(self) -> tuple[float, int]:

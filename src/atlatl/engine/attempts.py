@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from atlatl.core.following import Again, Later, after_attempt
 from atlatl.engine.lines import MAX_AHEAD
+from atlatl.engine.trail import noted
 from atlatl.errors import AtlatlError, Draining, InternalFailure, TimedOutWaiting
-from atlatl.model import Execution, Queued, failed
+from atlatl.model import Execution, Queued, Tried, failed
 from atlatl.settings import RetrySettings
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Attempts:
         line = self._lines.of(queued.call.task_name)
         line.note_end(self._clock())
         if isinstance(outcome.error, Draining):
-            self._resume(held, outcome.error, cut_off=record.started_at is not None)
+            self._resume(held, record, outcome.error)
             return
         deployed = self._registry.find_name(line.name)
         settings = RetrySettings() if deployed is None else deployed.task.settings.retry
@@ -162,21 +163,36 @@ class Attempts:
         if isinstance(follows, Later):
             self._again_later(line, held, follows.pause_s)
         elif error and isinstance(follows, Again) and not self._too_late(queued, follows.delay_s):
-            self._retry(held, error, follows.delay_s)
+            self._retry(held, record, follows.delay_s)
         else:
             dead = error is not None and (isinstance(follows, Again) or follows.dead)
             self._ledger.settle(held, held.of_attempt(record), dead=dead)
         self.feed(line)
 
-    def _resume(self, held: Held, error: AtlatlError, *, cut_off: bool) -> None:
+    def _resume(self, held: Held, record: Execution, error: AtlatlError) -> None:
         """The service ends: the next life of it goes on, with another attempt if one had begun."""
-        queued = held.queued
+        queued, cut_off = held.queued, record.started_at is not None
+        tried = queued.tried
         if cut_off:
             self._telling.attempt_failed(queued, error.code, recovered=True)
+            tried = self._noted(held, record, recovered=True)
         again = replace(
-            queued, attempt=queued.attempt + cut_off, recoveries=queued.recoveries + cut_off
+            queued,
+            attempt=queued.attempt + cut_off,
+            recoveries=queued.recoveries + cut_off,
+            tried=tried,
         )
         self._ledger.put_back(held, again)
+
+    def _noted(
+        self, held: Held, record: Execution, delay_s: float = 0.0, *, recovered: bool = False
+    ) -> tuple[Tried, ...]:
+        attempt = held.of_attempt(record)
+        assert attempt.outcome is not None
+        ended_at = attempt.completed_at or self._steady()
+        return noted(
+            attempt.tried, attempt, attempt.outcome, ended_at, delay_s, recovered=recovered
+        )
 
     def _again_later(self, line: Line, held: Held, pause_s: float) -> None:
         held.ticket = None
@@ -187,14 +203,15 @@ class Attempts:
     def _too_late(self, queued: Queued, delay_s: float) -> bool:
         return queued.expires_at is not None and self._steady() + delay_s >= queued.expires_at
 
-    def _retry(self, held: Held, error: AtlatlError, delay_s: float) -> None:
-        queued = held.queued
-        self._telling.attempt_failed(queued, error.code, delay_s)
+    def _retry(self, held: Held, record: Execution, delay_s: float) -> None:
+        queued, tried = held.queued, self._noted(held, record, delay_s)
+        self._telling.attempt_failed(queued, tried[-1].code, delay_s)
         again = replace(
             queued,
             attempt=queued.attempt + 1,
             failures=queued.failures + 1,
             ready_at=self._steady() + delay_s,
+            tried=tried,
         )
         self._ledger.put_back(held, again)
 

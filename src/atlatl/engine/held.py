@@ -65,6 +65,7 @@ class Held:
             started_at=began,
             completed_at=_plus(record.completed_at, shift),
             queue_s=0.0 if began is None else max(0.0, began - queued_at),
+            tried=self.queued.tried,
         )
 
     def ended(self, outcome: Outcome, now: float) -> Execution:
@@ -87,6 +88,7 @@ def pending(queued: Queued, function: str) -> Execution:
         queued_at=queued.queued_at,
         trace_id=call.traceparent[3:35],
         metadata=call.metadata,
+        tried=queued.tried,
     )
 
 

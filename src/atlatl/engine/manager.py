@@ -20,6 +20,7 @@ from atlatl.engine.arguments import encode
 from atlatl.engine.claims import Claims
 from atlatl.engine.deadlines import Deadlines
 from atlatl.engine.ticket import Finished, Ticket, fingerprint
+from atlatl.engine.trail import noted, way_of, way_without
 from atlatl.errors import (
     AtlatlError,
     Cancelled,
@@ -261,6 +262,8 @@ class TaskExecutionManager:
         encoded = ticket.encoded
         assert encoded is not None
         ticket.lease = lease
+        if waiter.met is not None or lease.cold or (ticket.permit or 0) < 0:
+            ticket.way = way_of(ticket, waiter, lease)
         ticket.cold = ticket.cold or lease.cold
         ticket.started = self._clock()
         self._working[ticket] = None
@@ -290,9 +293,15 @@ class TaskExecutionManager:
 
     def refused(self, ticket: Ticket, error: AtlatlError) -> None:
         """The pool will not lend: the queue is full, no instance starts, or it closes."""
-        ticket.waiter = None
+        self._gave_up(ticket)
         self._release_permit(ticket)
         self._attempt_failed(ticket, failed(error))
+
+    def _gave_up(self, ticket: Ticket) -> None:
+        """It waits for no instance any more, and got none."""
+        waiter, ticket.waiter = ticket.waiter, None
+        if waiter is not None and waiter.met is not None:
+            ticket.way = way_without(waiter, self._clock())
 
     def _returned(
         self, ticket: Ticket, pool: InstancePool, lease: Lease, outcome: Outcome | None
@@ -340,7 +349,9 @@ class TaskExecutionManager:
             self._settle(ticket, outcome)
             return
         ticket.last = outcome
-        ticket.lease = None
+        ended_at = ticket.queued_at + self._clock() - ticket.accepted
+        ticket.tried = noted(ticket.tried, ticket.view(), outcome, ended_at, delay)
+        ticket.lease = ticket.way = None
         ticket.attempt += 1
         loop = asyncio.get_running_loop()
         ticket.retry_timer = loop.call_later(delay, self._retry, ticket)
@@ -415,7 +426,7 @@ class TaskExecutionManager:
         lease = ticket.lease
         if ticket.waiter is not None:
             ticket.waiter.pool.withdraw(ticket.waiter)
-            ticket.waiter = None
+            self._gave_up(ticket)
             self._release_permit(ticket)
         if ticket.retry_timer is not None:
             ticket.retry_timer.cancel()

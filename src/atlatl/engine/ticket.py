@@ -21,6 +21,8 @@ from atlatl.model import (
     ExecutionStatus,
     Outcome,
     Result,
+    Tried,
+    Way,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ class Ticket:
         asking: the store is being asked for the call's id; the call goes on when it answers.
         durable: it is one attempt of a durable execution, which has its own record.
         following: another call has the id and is under way; this one is answered with its end.
+        tried: attempts that failed before the present one.
         verdict: how an attempt ends that was cut off, once its work is gone.
+        way: how it came to its instance; None when there is nothing to say.
     """
 
     __slots__ = (
@@ -71,10 +75,12 @@ class Ticket:
         "slot",
         "started",
         "streamed",
+        "tried",
         "verdict",
         "version",
         "waiter",
         "watching",
+        "way",
     )
 
     def __init__(
@@ -115,6 +121,8 @@ class Ticket:
         self.streamed = False
         self.verdict: Outcome | None = None
         self.settled: Execution | None = None
+        self.way: Way | None = None
+        self.tried: tuple[Tried, ...] = ()
 
     @property
     def execution_id(self) -> str:
@@ -197,6 +205,8 @@ class Ticket:
             cold_start=self.cold,
             trace_id=call.traceparent[3:35],
             metadata=call.metadata,
+            way=self.way,
+            tried=self.tried,
         )
 
 

@@ -15,17 +15,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from atlatl.assembly import wall_clock
-from atlatl.errors import AtlatlError, Draining, UnsupportedOperation
+from atlatl.errors import AtlatlError, Draining
 from atlatl.front.access import Gate, visitor
 from atlatl.front.answers import address, json_answer
 from atlatl.front.auth import Authorizer, Scope
 from atlatl.front.dead_letters import DeadLetters
+from atlatl.front.events import Events
 from atlatl.front.executions import Executions
 from atlatl.front.figures import Figures
 from atlatl.front.invocations import Invocations
 from atlatl.front.invoke import Functions
 from atlatl.front.live import Live
-from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception, path_of
+from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception
 from atlatl.front.reach import Reach, keep_grant, keep_within
 from atlatl.front.routes import Endpoint, openapi, routes
 from atlatl.front.sending import CountedAnswers
@@ -120,7 +121,7 @@ def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
         *Invocations(service).endpoints(),
         *Live(service).endpoints(),
         *Figures(service).endpoints(),
-        Endpoint("GET", "/api/v1/events", _not_built, Scope.ADMIN),
+        *Events(service).endpoints(),
         Endpoint("GET", "/", _root, Scope.PROBE, reach=Reach.NONE),
     ]
 
@@ -135,8 +136,3 @@ def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
 async def _root(request: Request) -> Response:
     """Says where the description of the API is."""
     return json_answer({"service": "atlatl", "openapi": address(request, "openapi.json")})
-
-
-async def _not_built(request: Request) -> Response:
-    """Not built yet: answers 501."""
-    raise UnsupportedOperation(f"{path_of(request)} is not built yet")

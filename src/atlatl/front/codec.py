@@ -13,6 +13,7 @@ from urllib.parse import quote
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from atlatl.core.explaining import log_lines
 from atlatl.engine.views import (
     ArtifactSpec,
     CancelAnswer,
@@ -303,12 +304,6 @@ def execution_status(execution: Execution, *, include_logs: bool) -> pb.GetExecu
         logs=log_lines(output),
         message=execution.status.value.lower(),
     )
-
-
-def log_lines(output: bytes) -> list[str]:
-    """What a call printed, oldest line first."""
-    lines = output.decode("utf-8", "replace").split("\n")
-    return lines if lines[-1] else lines[:-1]
 
 
 def execution_info(execution: Execution) -> pb.ExecutionInfo:

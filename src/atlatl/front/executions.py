@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from atlatl.core.explaining import log_lines
 from atlatl.errors import ExecutionNotFound, InvalidRequest
 from atlatl.front import codec
 from atlatl.front.answers import (
@@ -24,7 +25,7 @@ from atlatl.front.outcomes import answer
 from atlatl.front.proto_json import to_json
 from atlatl.front.reach import Reach, filtered, grant_of, touch
 from atlatl.front.routes import Endpoint
-from atlatl.front.rows import execution_row
+from atlatl.front.rows import execution_row, explanation_row
 from atlatl.model import Execution, ExecutionStatus, Mode
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Executions:
                 reach=own,
             ),
             Endpoint("GET", one + "/logs", self.logs, Scope.INVOKE, reach=own),
+            Endpoint("GET", one + "/explain", self.explain, Scope.INVOKE, reach=own),
             Endpoint(
                 "POST", one + "/cancel", self.cancel, Scope.INVOKE, body=_CANCELLATION, reach=own
             ),
@@ -128,10 +130,15 @@ class Executions:
         return json_answer(
             {
                 "execution_id": execution.execution_id,
-                "lines": codec.log_lines(outcome.output) if outcome else [],
+                "lines": log_lines(outcome.output) if outcome else [],
                 "traceback": outcome.error.detail if outcome and outcome.error else "",
             }
         )
+
+    async def explain(self, request: Request) -> Response:
+        """Tells the life of an execution step by step, up to now or to its end."""
+        explanation = await self._service.explain(request.path_params["id"])
+        return json_answer(explanation_row(explanation))
 
     async def cancel(self, request: Request) -> Response:
         """Stops an execution."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from atlatl.core.explaining import Explanation
 from atlatl.engine.views import BreakerView, Deployment, InstanceView, PoolView, TaskView
 from atlatl.model import DeadLetter, Execution, Task
 
@@ -47,6 +48,27 @@ def execution_row(execution: Execution) -> Row:
         "cold_start": execution.cold_start,
         "trace_id": execution.trace_id,
         "metadata": execution.metadata,
+    }
+
+
+def explanation_row(explanation: Explanation) -> Row:
+    """The timeline of an execution; `after_ms` counts from its acceptance."""
+    execution = explanation.execution
+    return {
+        "execution_id": execution.execution_id,
+        "task_name": execution.task_name,
+        "status": execution.status.value,
+        "summary": explanation.summary,
+        "steps": [
+            {
+                "at": timestamp(step.at),
+                "after_ms": round((step.at - execution.queued_at) * 1000, 3),
+                "kind": step.kind,
+                "text": step.text,
+                "details": step.details,
+            }
+            for step in explanation.steps
+        ],
     }
 
 

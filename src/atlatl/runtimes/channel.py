@@ -57,6 +57,7 @@ class Channel:
     """
 
     origin = "blank"
+    process_s = 0.0
 
     def __init__(self, instance_id: str, spawned: Spawned, clock: Callable[[], float]) -> None:
         self.id = instance_id

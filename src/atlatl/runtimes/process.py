@@ -141,6 +141,7 @@ class ProcessRuntime:
         zygote = self.reserve.find(task, assignment)
         if zygote is None:
             return None
+        began = self._clock()
         try:
             # Half of the time is left for a blank.
             async with asyncio.timeout(self._start_timeout_s / 2):
@@ -149,6 +150,7 @@ class ProcessRuntime:
                     async with asyncio.timeout(FORK_TIMEOUT_S):
                         channel = await self._connected(zygote, in_stock=False)
                 channel.origin = "task_zygote"
+                channel.process_s = self._clock() - began
                 await self._assigned(channel, task, assignment)
                 self.fork_ahead(task, zygote)
                 return channel
@@ -180,12 +182,14 @@ class ProcessRuntime:
             zygote.spare = spare
 
     async def _from_blank(self, task: Task, code: Path, deps: Path | None) -> Channel:
-        self._starts.append(self._clock())
+        asked = self._clock()
+        self._starts.append(asked)
         try:
             channel = await self._blank()
             # Not sooner: it may have waited for another base zygote.
             assignment = self._assignment(task, code, deps)
             began = self._clock()
+            channel.process_s = began - asked
             await self._assigned(channel, task, assignment)
             if self._zygote is not None:
                 took_s = self._clock() - began

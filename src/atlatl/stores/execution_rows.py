@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from atlatl import errors
 from atlatl.errors import AtlatlError, CircuitOpenError, InternalFailure
@@ -19,6 +20,8 @@ from atlatl.model import (
     Outcome,
     OutcomeKind,
     Result,
+    Tried,
+    Way,
 )
 
 QUEUED = 2
@@ -47,8 +50,8 @@ class _ResultHead(msgspec.Struct):
     headers: tuple[tuple[str, str], ...]
 
 
-class _Ended(msgspec.Struct):
-    """An outcome without result and output."""
+class _Ended(msgspec.Struct, omit_defaults=True):
+    """An outcome without result and output, and what led to it."""
 
     kind: OutcomeKind
     result: _ResultHead | None
@@ -57,6 +60,8 @@ class _Ended(msgspec.Struct):
     run_s: float
     memory_bytes: int
     cold: bool
+    way: Way | None = None
+    tried: tuple[Tried, ...] = ()
 
 
 def clean(text: str) -> str:
@@ -107,7 +112,7 @@ def end_row(record: ExecutionRecord, promised: int | None = None) -> dict[str, A
         "trace_id": clean(execution.trace_id),
         "interrupted": record.interrupted,
         "promised": record.promised if promised is None else promised,
-        "outcome": None if execution.outcome is None else outcome_json(execution.outcome),
+        "outcome": None if execution.outcome is None else end_json(execution),
         "n_bytes": len(body or b"") + len(output),
         "result_file": None,
         "output_file": None,
@@ -116,7 +121,13 @@ def end_row(record: ExecutionRecord, promised: int | None = None) -> dict[str, A
     }
 
 
-def outcome_json(outcome: Outcome) -> str:
+def end_json(execution: Execution) -> str:
+    """How an execution ended, and how it came to that."""
+    assert execution.outcome is not None
+    return outcome_json(execution.outcome, execution.way, execution.tried)
+
+
+def outcome_json(outcome: Outcome, way: Way | None = None, tried: tuple[Tried, ...] = ()) -> str:
     result, error = outcome.result, outcome.error
     return _json(
         _Ended(
@@ -127,8 +138,25 @@ def outcome_json(outcome: Outcome) -> str:
             run_s=outcome.run_s,
             memory_bytes=outcome.memory_bytes,
             cold=outcome.cold,
+            way=way,
+            tried=cleaned(tried),
         )
     )
+
+
+def tried_json(tried: tuple[Tried, ...]) -> str:
+    return _json(cleaned(tried))
+
+
+def tried_of(row: sqlite3.Row) -> tuple[Tried, ...]:
+    """The attempts that a row of the queue names; none when it is no such row."""
+    text = row["tried"] if "tried" in row.keys() else None  # noqa: SIM118 - a row has no `in`
+    return () if text is None else msgspec.json.decode(text, type=tuple[Tried, ...])
+
+
+def cleaned(tried: tuple[Tried, ...]) -> tuple[Tried, ...]:
+    """With texts that JSON can hold."""
+    return tuple(replace(each, message=clean(each.message)) for each in tried)
 
 
 def execution_of(row: sqlite3.Row, body: bytes | None = None, output: bytes = b"") -> Execution:
@@ -137,10 +165,11 @@ def execution_of(row: sqlite3.Row, body: bytes | None = None, output: bytes = b"
     Raises:
         msgspec.DecodeError: the row is damaged.
     """
-    outcome = None
+    outcome, way, tried = None, None, tried_of(row)
     if row["outcome"] is not None:
         ended = msgspec.json.decode(row["outcome"], type=_Ended)
         outcome = _outcome_of(ended, row["task_name"], body, output)
+        way, tried = ended.way, ended.tried
     return Execution(
         execution_id=row["execution_id"],
         task_id=row["task_id"],
@@ -159,6 +188,8 @@ def execution_of(row: sqlite3.Row, body: bytes | None = None, output: bytes = b"
         cold_start=bool(row["cold_start"]),
         trace_id=row["trace_id"],
         metadata=msgspec.json.decode(row["metadata"], type=dict[str, str]),
+        way=way,
+        tried=tried,
     )
 
 

@@ -142,9 +142,10 @@ class MemoryQueue:
             failures=queued.failures,
             recoveries=queued.recoveries,
             ready_at=queued.ready_at,
+            tried=queued.tried,
         )
         entry.state = "delayed" if queued.ready_at > now else "ready"
-        self._change(execution_id, attempt=queued.attempt)
+        self._change(execution_id, attempt=queued.attempt, tried=queued.tried)
         return True
 
     async def settle(
@@ -286,6 +287,7 @@ class MemoryQueue:
             version=0,
             instance_id="",
             cold_start=False,
+            way=None,
         )
         self._records[execution_id] = replace(self._records[execution_id], interrupted=False)
         return entry.queued

@@ -10,7 +10,7 @@ import msgspec
 
 from atlatl.errors import InvalidRequest
 from atlatl.model import Call, Callback, DeadLetter, Event, Mode, Queued, QueueDepth
-from atlatl.stores.execution_rows import execution_of
+from atlatl.stores.execution_rows import execution_of, tried_of
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Call)
@@ -89,6 +89,7 @@ def queued_of(row: sqlite3.Row, call: Call, damage: str = "") -> Queued:
         failures=row["failures"],
         recoveries=row["recoveries"],
         lease=row["lease"],
+        tried=tried_of(row),
         damage=damage,
     )
 

@@ -23,7 +23,7 @@ from atlatl.model import (
     QueueDepth,
 )
 from atlatl.stores.database import Database, troubles_of
-from atlatl.stores.execution_rows import QUEUED, clean, execution_row
+from atlatl.stores.execution_rows import QUEUED, clean, execution_row, tried_json
 from atlatl.stores.execution_table import Batch, ExecutionTable, call_files
 from atlatl.stores.files import BlobFiles
 from atlatl.stores.queue_rows import (
@@ -112,6 +112,7 @@ class SqliteQueue:
             "failures": queued.failures,
             "recoveries": queued.recoveries,
             "ready_at": queued.ready_at,
+            "tried": tried_json(queued.tried),
             "now": now,
         }
         return await self._database.commit(lambda c: self._table.put_back(c, values))

@@ -43,7 +43,8 @@ UPDATE queue SET
     failures = :failures,
     recoveries = :recoveries,
     ready_at = :ready_at,
-    leased_until = NULL
+    leased_until = NULL,
+    tried = :tried
 WHERE execution_id = :execution_id AND lease = :lease AND state = 'leased';
 
 -- name: note_attempt

@@ -103,7 +103,9 @@ SELECT * FROM (VALUES :rows)
 WHERE NOT EXISTS (SELECT 1 FROM queue WHERE execution_id = column1);
 
 -- name: execution
-SELECT * FROM executions WHERE execution_id = :execution_id;
+-- With the attempts of one that is in the queue.
+SELECT executions.*, queue.tried FROM executions LEFT JOIN queue USING (execution_id)
+WHERE executions.execution_id = :execution_id;
 
 -- name: executions
 -- One page, newest first, behind a place that need not be taken.
