@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from atlatl import cli_executions, cli_tokens
+from atlatl import cli_executions, cli_tokens, cli_top
 from atlatl.console import (
     FAILED,
     WRONG_USAGE,
@@ -289,6 +289,7 @@ def ps(
 
 
 cli_executions.register(app)
+cli_top.register(app)
 app.add_typer(cli_tokens.app, name="token")
 
 

@@ -103,6 +103,29 @@ def logs(
     show(row, as_json=as_json, text=text)
 
 
+def explain(
+    execution_id: Id,
+    as_json: AsJson = False,
+    url: Url = "",
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+) -> None:
+    """Tell the life of an execution step by step: how it came to run, and how it ended."""
+    with connected(url, token_file, ca_file) as client:
+        row = client.explain(execution_id)
+    lines = [row["summary"], *(line for step in row["steps"] for line in _told(step))]
+    show(row, as_json=as_json, text="\n".join(lines))
+
+
+def _told(step: Row) -> Iterator[str]:
+    """A step as one line, and the lines that belong to it."""
+    after = f"+{step['after_ms']:.1f} ms"
+    yield line([f"{after:>14}", f"{step['kind']:15}", step["text"]])
+    details = step["details"]
+    for text in (*details.get("traceback", "").splitlines(), *details.get("lines", ())):
+        yield line([" " * 31, text])
+
+
 def cancel(
     execution_id: Id,
     reason: Annotated[str, typer.Option(help="Kept with the record.")] = "",
@@ -160,6 +183,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.command()(executions)
     app.command()(logs)
+    app.command()(explain)
     app.command()(cancel)
     app.command("dead-letters")(dead_letters)
     app.command()(redrive)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
 from atlatl import exchange
-from atlatl.errors import ExecutionError
-from atlatl.exchange import Answer, Events, Item, Question, Row, ServiceUnreachable
+from atlatl.exchange import Answer, Events, Item, Question, Row, ServiceUnreachable, reaching
 
 __all__ = ["Answer", "AsyncClient", "Client", "Item", "Row", "ServiceUnreachable"]
 
@@ -65,7 +63,7 @@ class Client:
         self._http.close()
 
     def _send(self, question: Question) -> httpx.Response:
-        with _reaching(self._http.base_url):
+        with reaching(self._http.base_url):
             return self._http.request(question.method, question.path, **question.options)
 
     def _rows(self, question: Question) -> Row:
@@ -109,7 +107,7 @@ class Client:
         """
         question = exchange.call(name, value, preferences=STREAMED, **options)
         with (
-            _reaching(self._http.base_url),
+            reaching(self._http.base_url),
             self._http.stream(question.method, question.path, **question.options) as response,
         ):
             if not exchange.is_events(response):
@@ -191,6 +189,10 @@ class Client:
         """What the execution printed, in `lines`, and its `traceback`."""
         return self._rows(exchange.get("executions", execution_id, "logs"))
 
+    def explain(self, execution_id: str) -> Row:
+        """The life of an execution: `summary`, and `steps` in the order of time."""
+        return self._rows(exchange.get("executions", execution_id, "explain"))
+
     def cancel(self, execution_id: str, *, reason: str = "", force: bool = False) -> Row:
         return self._rows(exchange.cancel(execution_id, reason, force))
 
@@ -227,6 +229,20 @@ class Client:
         """The same figures as Prometheus reads them."""
         return exchange.text(self._send(exchange.exposition()))
 
+    def events(self, *, kinds: Sequence[str] = (), task: str = "") -> Iterator[Row]:
+        """What happens from now on, until the service ends the stream; no kinds is all of them."""
+        question = exchange.happenings(kinds, task)
+        with (
+            reaching(self._http.base_url),
+            self._http.stream(question.method, question.path, **question.options) as response,
+        ):
+            if not exchange.is_events(response):
+                response.read()
+                exchange.refuse_others(response)
+            events = Events()
+            for line in response.iter_lines():
+                yield from exchange.as_rows(events.line(line))
+
     def is_guarded(self) -> bool:
         """Whether the service refuses to be managed without a token."""
         return self._send(exchange.management_without_token()).status_code == 401
@@ -262,7 +278,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def _send(self, question: Question) -> httpx.Response:
-        with _reaching(self._http.base_url):
+        with reaching(self._http.base_url):
             return await self._http.request(question.method, question.path, **question.options)
 
     async def _rows(self, question: Question) -> Row:
@@ -280,7 +296,7 @@ class AsyncClient:
     async def stream(self, name: str, value: Any = None, **options: Any) -> AsyncIterator[Item]:
         """See Client."""
         question = exchange.call(name, value, preferences=STREAMED, **options)
-        with _reaching(self._http.base_url):
+        with reaching(self._http.base_url):
             async with self._http.stream(
                 question.method, question.path, **question.options
             ) as response:
@@ -347,6 +363,9 @@ class AsyncClient:
     async def logs(self, execution_id: str) -> Row:
         return await self._rows(exchange.get("executions", execution_id, "logs"))
 
+    async def explain(self, execution_id: str) -> Row:
+        return await self._rows(exchange.get("executions", execution_id, "explain"))
+
     async def cancel(self, execution_id: str, *, reason: str = "", force: bool = False) -> Row:
         return await self._rows(exchange.cancel(execution_id, reason, force))
 
@@ -377,6 +396,21 @@ class AsyncClient:
     async def prometheus(self) -> str:
         return exchange.text(await self._send(exchange.exposition()))
 
+    async def events(self, *, kinds: Sequence[str] = (), task: str = "") -> AsyncIterator[Row]:
+        """See Client."""
+        question = exchange.happenings(kinds, task)
+        with reaching(self._http.base_url):
+            async with self._http.stream(
+                question.method, question.path, **question.options
+            ) as response:
+                if not exchange.is_events(response):
+                    await response.aread()
+                    exchange.refuse_others(response)
+                events = Events()
+                async for line in response.aiter_lines():
+                    for row in exchange.as_rows(events.line(line)):
+                        yield row
+
     async def is_guarded(self) -> bool:
         return (await self._send(exchange.management_without_token())).status_code == 401
 
@@ -384,19 +418,3 @@ class AsyncClient:
 def _list(row: Row, name: str) -> list[Row]:
     items: list[Row] = row[name]
     return items
-
-
-@contextmanager
-def _reaching(url: httpx.URL) -> Iterator[None]:
-    """Failures of the connection, in words."""
-    try:
-        yield
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
-        if "incomplete chunked read" in reason:
-            # Only a generator's answer is chunked, and this is how the service says it failed.
-            raise ExecutionError(
-                "the answer was broken off: the function failed after its first items; `stream` "
-                "gives the reason too"
-            ) from None
-        raise ServiceUnreachable(f"no service answers at {url}: {reason}") from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -15,7 +16,7 @@ import msgspec
 
 from atlatl import errors
 from atlatl.core.moments import show_moment
-from atlatl.errors import AtlatlError, CircuitOpenError, InvalidRequest
+from atlatl.errors import AtlatlError, CircuitOpenError, ExecutionError, InvalidRequest
 from atlatl.model import ExecutionStatus, check_task_name
 
 Row = dict[str, Any]
@@ -23,6 +24,9 @@ Row = dict[str, Any]
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 960.0
 """The service ends every call by its deadline, at most 900 s by default; this is for its end."""
+
+EVENTS_TIMEOUT_S = 60.0
+"""Of a stream of events: something comes every 15 s, if only a comment."""
 
 WAIT_S = 20.0
 """Longest time that one question waits for an end; what lies between keeps the connection."""
@@ -334,6 +338,24 @@ class Events:
             yield base64.b64decode(data) if kind == "bytes" else data
 
 
+def happenings(kinds: Sequence[str], task: str) -> Question:
+    """Listens to what happens."""
+    question = get("events", kinds=",".join(kinds), task=task)
+    return Question("GET", question.path, {**question.options, "timeout": EVENTS_TIMEOUT_S})
+
+
+def as_rows(items: Iterable[Item]) -> Iterator[Row]:
+    """Events as the objects that their data is."""
+    for item in items:
+        yield msgspec.json.decode(item, type=Row)
+
+
+def refuse_others(response: httpx.Response) -> None:
+    """Raises what was answered instead of events."""
+    raise_problem(response)
+    raise _stranger(response)
+
+
 def is_events(response: httpx.Response) -> bool:
     """Whether the function streams."""
     return _media_type(response) == "text/event-stream"
@@ -361,3 +383,19 @@ def client_options(
         # A proxy for the outer world cannot reach this machine's loopback.
         "trust_env": _LOCAL.fullmatch(urlsplit(url).hostname or "") is None,
     }
+
+
+@contextmanager
+def reaching(url: httpx.URL) -> Iterator[None]:
+    """Failures of the connection, in words."""
+    try:
+        yield
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        if "incomplete chunked read" in reason:
+            # Only a generator's answer is chunked, and this is how the service says it failed.
+            raise ExecutionError(
+                "the answer was broken off: the function failed after its first items; `stream` "
+                "gives the reason too"
+            ) from None
+        raise ServiceUnreachable(f"no service answers at {url}: {reason}") from None
