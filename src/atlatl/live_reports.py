@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from atlatl.core.explaining import Facts
+from atlatl.core.timeline import Facts
 from atlatl.core.window import Row, count_of, quantile_ms, requests
 from atlatl.model import Execution, Mode, OutcomeKind, QueueDepth
 

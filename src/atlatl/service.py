@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from atlatl.core.explaining import Explanation, explain
+from atlatl.core.explaining import explain
+from atlatl.core.timeline import Explanation
 from atlatl.engine.sources import Source, check_checksum
 from atlatl.engine.views import (
     BreakerView,

@@ -13,7 +13,8 @@ import httpx
 from msgspec.structs import replace
 
 from atlatl.core.admission import ByteBudget
-from atlatl.core.explaining import Explanation, Facts, explain
+from atlatl.core.explaining import explain
+from atlatl.core.timeline import Explanation, Facts
 from atlatl.engine.views import (
     BreakerView,
     CancelAnswer,

@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from atlatl.core.timeline import Explanation, Facts, Step, count, log_lines, span
 from atlatl.errors import CircuitOpenError
-from atlatl.events import (
-    BreakerChanged,
-    CallbackTried,
-    Event,
-    ExecutionDied,
-    InstanceEnded,
-    InstanceStarted,
-    StartFailedEvent,
-)
+from atlatl.events import BreakerChanged, CallbackTried, ExecutionDied
 from atlatl.model import (
     Execution,
     ExecutionStatus,
     Mode,
     Outcome,
     OutcomeKind,
-    Record,
     Tried,
     Way,
 )
@@ -34,49 +26,6 @@ _ORIGINS = {
     "fork": "a process forked for it, for none stood ready",
     "task_zygote": "a fork of the task's own zygote, which has imported the code",
 }
-
-
-class Step(Record, frozen=True):
-    """One thing that happened to an execution."""
-
-    at: float
-    """Unix seconds."""
-    kind: str
-    text: str
-    details: dict[str, Any] = {}
-
-
-class Explanation(Record, frozen=True):
-    execution: Execution
-    summary: str
-    steps: tuple[Step, ...]
-    """In the order of time."""
-
-
-class Facts(Record, frozen=True):
-    """What is known of an execution besides its record; all of it may be missing.
-
-    Attributes:
-        now: Unix seconds.
-        policy: of the task's scheduler.
-        limit_s: time that it may take, if it has not ended.
-        pool: of the task as it is now, if it has not ended: `waiting`, `in_use`, and so on.
-        breaker: state of the task's breaker now, if it has not ended.
-        instance: how its instance was started.
-        instance_ended: if that was at about the end of the execution.
-        happened: to this execution alone.
-        changes: of the task's breaker and failed starts, meanwhile.
-    """
-
-    now: float = 0.0
-    policy: str = ""
-    limit_s: float | None = None
-    pool: dict[str, int] = {}
-    breaker: str = ""
-    instance: InstanceStarted | None = None
-    instance_ended: InstanceEnded | None = None
-    happened: tuple[Event, ...] = ()
-    changes: tuple[BreakerChanged | StartFailedEvent, ...] = ()
 
 
 def explain(execution: Execution, facts: Facts) -> Explanation:
@@ -118,19 +67,15 @@ def _accepted(execution: Execution) -> Step:
 
 
 def _attempts_before(execution: Execution) -> Iterator[Step]:
-    known = {each.attempt: each for each in execution.tried}
-    at = execution.queued_at
-    for number in range(max(1, execution.attempt - MAX_LINES), execution.attempt):
-        tried = known.get(number)
-        if tried is not None:
-            at = tried.ended_at
-            yield _failed_attempt(tried)
-    unknown = execution.attempt - 1 - len(known)
+    for tried in execution.tried:
+        yield _failed_attempt(tried)
+    unknown = execution.attempt - 1 - len(execution.tried)
     if unknown > 0:
         text = (
-            f"{_count(unknown, 'attempt')} before this one ended in a way that is not kept: the "
-            "service ended in the middle, or a dead letter was redriven"
+            f"{count(unknown, 'attempt')} before this one ended in a way that is not kept: the "
+            "service ended in the middle, a dead letter was redriven, or there were very many"
         )
+        at = execution.queued_at
         yield Step(at=at, kind="attempts_unknown", text=text, details={"count": unknown})
 
 
@@ -139,11 +84,11 @@ def _failed_attempt(tried: Tried) -> Step:
     if tried.recovered:
         follows = "the service ended in the middle; it goes on in its next life"
     else:
-        follows = f"tried again in {_span(tried.retry_in_s)}"
+        follows = f"tried again in {span(tried.retry_in_s)}"
     return Step(
         at=tried.ended_at,
         kind="attempt_failed",
-        text=f"attempt {tried.attempt}{on} failed after {_span(tried.run_s)}: {tried.code}: "
+        text=f"attempt {tried.attempt}{on} failed after {span(tried.run_s)}: {tried.code}: "
         f"{tried.message}; {follows}",
         details={
             "attempt": tried.attempt,
@@ -161,7 +106,7 @@ def _taken(execution: Execution) -> Iterator[Step]:
     if execution.mode is not Mode.ASYNC or not _began(execution):
         return
     at = _asked_at(execution)
-    text = f"taken from the queue {_span(at - execution.queued_at)} after it was accepted"
+    text = f"taken from the queue {span(at - execution.queued_at)} after it was accepted"
     details = {"after_ms": (at - execution.queued_at) * 1000, "attempt": execution.attempt}
     yield Step(at=at, kind="taken", text=text, details=details)
 
@@ -173,12 +118,11 @@ def _began(execution: Execution) -> bool:
 
 def _was_refused(execution: Execution) -> bool:
     """Whether the latest attempt was refused, so that it ended as the one before it had."""
-    return (
-        bool(execution.tried)
-        and execution.outcome is not None
-        and not _began(execution)
-        and (execution.started_at is not None)
-    )
+    error = execution.outcome.error if execution.outcome is not None else None
+    if error is None or not execution.tried or _began(execution):
+        return False
+    last = execution.tried[-1]
+    return error.code == last.code and error.message.startswith(last.message)
 
 
 def _admission(execution: Execution) -> Iterator[Step]:
@@ -225,10 +169,10 @@ def _waiting(execution: Execution) -> Iterator[Step]:
     way = execution.way
     if way is None or not (way.waited_s or way.waiting or not way.uses):
         return
-    ahead = f"{_count(way.waiting, 'call')} waited before it" if way.waiting else "nobody waited"
+    ahead = f"{count(way.waiting, 'call')} waited before it" if way.waiting else "nobody waited"
     text = (
-        f"no instance was free: {ahead}, {_count(way.lent, 'call')} ran on "
-        f"{_count(way.size, 'instance')} (those that were starting included)"
+        f"no instance was free: {ahead}, {count(way.lent, 'call')} ran on "
+        f"{count(way.size, 'instance')} (those that were starting included)"
     )
     details = {
         "waiting": way.waiting,
@@ -254,7 +198,7 @@ def _instance(execution: Execution, facts: Facts) -> Iterator[Step]:
     }
     if execution.cold_start and way.init_s:
         yield _cold_start(execution, way, origin)
-    waited = f" after {_span(way.waited_s)}" if way.waited_s else ""
+    waited = f" after {span(way.waited_s)}" if way.waited_s else ""
     text = f"got instance {instance_id}{waited}"
     if way.uses:
         details["uses"] = way.uses
@@ -275,11 +219,11 @@ def _cold_start(execution: Execution, way: Way, origin: str) -> Step:
     code_s = max(0.0, way.init_s - way.process_s)
     what = _ORIGINS.get(origin, f"origin {origin}" if origin else "a new process")
     text = (
-        f"cold start, {_span(way.init_s)}: {what} ({_span(way.process_s)}), then confined and "
-        f"loaded with the code ({_span(code_s)})"
+        f"cold start, {span(way.init_s)}: {what} ({span(way.process_s)}), then the code was "
+        f"loaded ({span(code_s)})"
     )
     if way.spare_s:
-        text += f"; it had been ready for {_span(way.spare_s)}"
+        text += f"; it had been ready for {span(way.spare_s)}"
     return Step(
         at=max(ready_at, execution.queued_at),
         kind="cold_start",
@@ -347,12 +291,12 @@ def _end(execution: Execution) -> Iterator[Step]:
 def _how(execution: Execution, outcome: Outcome) -> str:
     error = outcome.error
     if error is None:
-        return f"{execution.status.value}: ran {_span(outcome.run_s)}"
+        return f"{execution.status.value}: ran {span(outcome.run_s)}"
     ran = ""
     if execution.started_at is None:
-        ran = "; the function never ran"
+        ran = "" if execution.tried else "; the function never ran"
     elif outcome.run_s:
-        ran = f"; it had run {_span(outcome.run_s)}"
+        ran = f"; it had run {span(outcome.run_s)}"
     return f"{execution.status.value} with {error.code}: {error.message}{ran}"
 
 
@@ -366,21 +310,15 @@ def _output(execution: Execution) -> Iterator[Step]:
     yield Step(
         at=execution.completed_at or execution.queued_at,
         kind="output",
-        text=f"it printed {_count(len(lines), 'line')}{left}",
+        text=f"it printed {count(len(lines), 'line')}{left}",
         details={"lines": shown, "count": len(lines)},
     )
-
-
-def log_lines(output: bytes) -> list[str]:
-    """What a call printed, oldest line first."""
-    lines = output.decode("utf-8", "replace").split("\n")
-    return lines if lines[-1] else lines[:-1]
 
 
 def _aftermath(facts: Facts) -> Iterator[Step]:
     for event in facts.happened:
         if isinstance(event, ExecutionDied):
-            text = f"a dead letter after {_count(event.attempts, 'attempt')}; it can be redriven"
+            text = f"a dead letter after {count(event.attempts, 'attempt')}; it can be redriven"
             details: dict[str, Any] = {"attempts": event.attempts, "error_code": event.code}
             yield Step(at=event.at, kind="died", text=text, details=details)
         elif isinstance(event, CallbackTried):
@@ -403,18 +341,18 @@ def _now(execution: Execution, facts: Facts) -> Iterator[Step]:
     if facts.breaker:
         details["breaker"] = facts.breaker
     if execution.status is ExecutionStatus.RUNNING and execution.started_at is not None:
-        text = f"has run for {_span(facts.now - execution.started_at)}"
+        text = f"has run for {span(facts.now - execution.started_at)}"
     else:
-        text = f"has waited for {_span(facts.now - execution.queued_at)}"
+        text = f"has waited for {span(facts.now - execution.queued_at)}"
         if facts.breaker in ("open", "half-open"):
             text += f"; the circuit breaker of the task is {facts.breaker}"
         elif facts.pool:
             text += (
-                f"; {_count(facts.pool.get('waiting', 0), 'call')} of the task wait, "
+                f"; {count(facts.pool.get('waiting', 0), 'call')} of the task wait, "
                 f"{facts.pool.get('in_use', 0)} of {facts.pool.get('total', 0)} instances work"
             )
     if facts.limit_s is not None:
-        text += f"; it is ended {_span(facts.limit_s)} after it was accepted"
+        text += f"; it is ended {span(facts.limit_s)} after it was accepted"
         details["limit_ms"] = facts.limit_s * 1000
     yield Step(at=max(facts.now, execution.queued_at), kind="now", text=text, details=details)
 
@@ -431,24 +369,7 @@ def _summary(execution: Execution) -> str:
     number = execution.attempt - _was_refused(execution)
     attempts = f" in attempt {number}" if number > 1 else ""
     if outcome.kind is OutcomeKind.SUCCESS:
-        waited = f", waited {_span(execution.queue_s)}" if execution.queue_s >= 0.001 else ""
+        waited = f", waited {span(execution.queue_s)}" if execution.queue_s >= 0.001 else ""
         cold = ", cold start" if execution.cold_start else ""
-        return f"{of}: COMPLETED{attempts}, ran {_span(outcome.run_s)}{waited}{cold}"
+        return f"{of}: COMPLETED{attempts}, ran {span(outcome.run_s)}{waited}{cold}"
     return f"{of}: {_how(execution, outcome)}{attempts}"
-
-
-def _span(seconds: float) -> str:
-    """A duration as people read it: `0.4 ms`, `12 ms`, `3.2 s`, `5 min 3 s`."""
-    seconds = max(0.0, seconds)
-    if seconds < 0.01:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"

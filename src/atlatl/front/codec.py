@@ -13,7 +13,7 @@ from urllib.parse import quote
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from atlatl.core.explaining import log_lines
+from atlatl.core.timeline import log_lines
 from atlatl.engine.views import (
     ArtifactSpec,
     CancelAnswer,

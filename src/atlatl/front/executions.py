@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from atlatl.core.explaining import log_lines
+from atlatl.core.timeline import log_lines
 from atlatl.errors import ExecutionNotFound, InvalidRequest
 from atlatl.front import codec
 from atlatl.front.answers import (

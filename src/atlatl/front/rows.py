@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from atlatl.core.explaining import Explanation
+from atlatl.core.timeline import Explanation
 from atlatl.engine.views import BreakerView, Deployment, InstanceView, PoolView, TaskView
 from atlatl.model import DeadLetter, Execution, Task
 

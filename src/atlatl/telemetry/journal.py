@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
-from atlatl.core.explaining import Facts
+from atlatl.core.timeline import Facts
 from atlatl.events import (
     BreakerChanged,
     CallbackTried,
