@@ -27,12 +27,23 @@ from atlatl.model import (
     Result,
     Shape,
     Task,
+    Tried,
     failed,
 )
 from atlatl.settings import Settings, task_settings
 from atlatl.stores.sqlite import SqliteStore
 
 T = TypeVar("T")
+
+TRIED = Tried(
+    attempt=1,
+    ended_at=1700000000.5,
+    code="EXECUTION_ERROR",
+    message="ValueError: naïve ☃",
+    instance_id="i-1",
+    run_s=0.25,
+    retry_in_s=1.5,
+)
 
 
 def sha256(content: bytes) -> str:

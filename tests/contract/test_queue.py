@@ -31,7 +31,7 @@ from tests.contract.queueing import (
     letters,
     recover,
 )
-from tests.store_samples import accepted, claim, ended, failure, plain, queued, success
+from tests.store_samples import TRIED, accepted, claim, ended, failure, plain, queued, success
 
 # --- accepting ---
 
@@ -271,11 +271,14 @@ def test_a_certain_one_is_taken_while_it_waits(run: Run) -> None:
 def test_what_is_put_back_waits_again_with_what_was_tried(run: Run) -> None:
     async def work(store: Store) -> None:
         entry = await leased(store)
-        tried = replace(entry, attempt=4, failures=2, recoveries=1, ready_at=30.0)
+        known = (TRIED, replace(TRIED, attempt=3, code="TIMEOUT"))
+        tried = replace(entry, attempt=4, failures=2, recoveries=1, ready_at=30.0, tried=known)
         assert await store.queue.put_back(replace(tried, turn=0.0, expires_at=1.0), now=30.0)
         assert await depth(store) == {"ready": 1}
         assert (await execution(store)).attempt == 4
         assert (await execution(store)).status is ExecutionStatus.PENDING
+        await reopen(store)
+        assert (await execution(store)).tried == known
         assert await lease(store) == [replace(tried, lease=2)]  # turn and expiry stay
         assert await store.queue.put_back(replace(tried, lease=2, ready_at=30.5), now=30.0)
         assert await depth(store) == {"delayed": 1}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from atlatl.errors import CircuitOpenError, InstanceLost, StoreUnavailable
 from atlatl.model import (
@@ -16,12 +17,13 @@ from atlatl.model import (
     Outcome,
     OutcomeKind,
     Result,
+    Way,
     failed,
     place_of,
 )
 from atlatl.ports import Store
 from tests.contract.conftest import Run, reopen
-from tests.store_samples import claim, failure, plain, record, success
+from tests.store_samples import TRIED, claim, failure, plain, record, success
 
 LOST = failed(InstanceLost("the service ended"))
 LARGE = bytes(range(256)) * 1000
@@ -73,6 +75,8 @@ def test_a_record_comes_back_equal_after_a_restart(run: Run, outcome: Outcome) -
         cold_start=True,
         trace_id="a" * 32,
         metadata={"naïve ☃": "'; DROP TABLE executions; --", "": "a\0b"},
+        way=Way(waited_s=0.25, waiting=3, lent=2, size=1, probe=True, policy="random", uses=9),
+        tried=(TRIED, replace(TRIED, attempt=2, recovered=True)),
     )
 
     async def work(store: Store) -> None:

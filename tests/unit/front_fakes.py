@@ -180,6 +180,7 @@ class FakeService:
         self.ended = asyncio.Event()
         self.waiting = 0
         self.happened: list[HappenedEvent] = []
+        self.figures: dict[str, Any] | None = None
         self.dead: dict[str, DeadLetter] = {}
         self.bytes = ByteBudget(Settings().limits.max_inflight_bytes)
         self.hold_answer = self.bytes.hold
@@ -283,6 +284,8 @@ class FakeService:
         listener = feed.listen(kinds, task)
         for event in self.happened:
             feed.emit(event)
+        if self.figures is not None and listener.wants("figures"):
+            listener.push(feed.encoded("figures", self.figures))
         feed.close()
         return listener
 

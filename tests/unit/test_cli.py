@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import atlatl.client
-from atlatl import cli, errors
+from atlatl import cli, cli_top, errors
 from atlatl.client import Client
 from atlatl.console import table
 from atlatl.model import Call, Event, Execution, Mode, Outcome, Result, failed
@@ -416,6 +417,87 @@ def test_logs_cancel_and_delete(shell: Shell) -> None:
     assert shell("cancel", "other").status == 1
     assert shell("delete", "hello").out == "deleted hello\n"
     assert shell("delete", "hello").status == 1
+
+
+def test_explain_tells_a_life_line_by_line(shell: Shell) -> None:
+    call = Call(execution_id="e-1", task_name="hello", payload=Event(value=None))
+    error = errors.FunctionRaised("ValueError: no\x1b[2J", detail="Traceback\nValueError: no")
+    shell.service.known["e-1"] = make_execution(call, failed(error, output=b"one\ntwo\n"))
+    lines = shell("explain", "e-1").out.splitlines()
+    assert lines[0].startswith("execution of 'hello': FAILED with EXECUTION_ERROR: ValueError: no")
+    assert [line.split()[2] for line in lines if line.lstrip().startswith("+")] == [
+        "accepted", "breaker", "instance", "runs", "ended", "output",
+    ]  # fmt: skip
+    assert lines[1].split()[:2] == ["+0.0", "ms"]
+    assert [line.strip() for line in lines[-5:]][:1] == ["Traceback"]
+    assert [line.strip() for line in lines[-2:]] == ["one", "two"]
+    assert "\x1b" not in "".join(lines)
+    told = json.loads(shell("explain", "e-1", "--json").out)
+    assert (told["execution_id"], told["task_name"], told["status"]) == ("e-1", "hello", "FAILED")
+    assert set(told["steps"][0]) == {"at", "after_ms", "kind", "text", "details"}
+    assert shell("explain", "other").status == 1
+
+
+def test_top_prints_one_frame_where_there_is_no_terminal(shell: Shell) -> None:
+    shell.service.figures = FIGURES
+    plain = shell("top")
+    assert plain.out.startswith("12 calls/s  3 errors/s")
+    rows = plain.out.splitlines()[3:]
+    assert rows[0].split()[:2] == ["TASK", "NAME"]
+    assert [row.split()[0] for row in rows[1:]] == ["busy", "hello"]
+    assert shell("top", "--once") == plain
+    frame = json.loads(shell("top", "--json").out)
+    assert [row["task_name"] for row in frame["tasks"]] == ["busy", "hello"]
+    assert frame["queue"]["dead"] == 1
+    shell.service.figures = None
+    assert shell("top").status == 1
+
+
+def test_a_terminal_gets_what_fits_and_what_is_wrong_in_red() -> None:
+    idle = {**FIGURES["tasks"][0], "task_name": "hello\x1b[2J", "errors_per_s": 0.0}
+    frame = cli_top.frame_of({"at": "", **FIGURES}, [idle])
+    screen = cli_top.screen_of(frame, 40, 6)
+    lines = screen.split("\r\n")
+    assert len(lines) == 6
+    assert "\x1b[31mbusy" in lines[4]
+    assert "\x1b[31m" not in lines[5]
+    assert "\x1b[2J" not in screen
+    assert all(len(re.sub(r"\x1b\[[0-9?]*[a-zA-Z]", "", line)) <= 40 for line in lines)
+    assert len(cli_top.screen_of(frame, 80, 1).split("\r\n")) == 1
+
+
+FIGURES: dict[str, Any] = {
+    "service": {
+        "calls_per_s": 12.0,
+        "errors_per_s": 3.0,
+        "refused_per_s": 0.0,
+        "p50_ms": 1.5,
+        "p99_ms": None,
+        "running": 1,
+        "waiting": 0,
+        "tasks": 2,
+        "uptime_s": 3661.0,
+        "cpu_percent": 10.0,
+        "service_memory_bytes": 10**8,
+        "instances_memory_bytes": 0,
+    },
+    "queue": {"ready": 0, "delayed": 0, "running": 0, "dead": 1, "oldest_s": 0.0},
+    "tasks": [
+        {
+            "task_name": "busy",
+            "calls_per_s": 12.0,
+            "errors_per_s": 3.0,
+            "refused_per_s": 0.0,
+            "p50_ms": 1.5,
+            "p99_ms": None,
+            "in_use": 1,
+            "idle": 0,
+            "starting": 0,
+            "waiting": 0,
+            "breaker": "closed",
+        }
+    ],
+}
 
 
 def test_health_and_stats(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

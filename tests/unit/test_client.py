@@ -13,6 +13,7 @@ import pytest
 
 from atlatl import errors, exchange
 from atlatl.client import AsyncClient, Client, ServiceUnreachable
+from atlatl.events import BreakerChanged
 from atlatl.exchange import error_from
 from atlatl.model import Call, Event, Mode, Outcome, OutcomeKind, Result, failed
 from atlatl.problem import problem
@@ -290,6 +291,25 @@ def test_a_function_that_does_not_stream_gives_one_item() -> None:
         list(client(hello()).stream("nobody"))
 
 
+def happening() -> FakeService:
+    service = hello()
+    service.happened = [
+        BreakerChanged(at=0.5, task_name=name, old="closed", new="open") for name in ("a", "hello")
+    ]
+    return service
+
+
+def test_what_happens_comes_as_objects() -> None:
+    told = list(client(happening()).events())
+    assert [event["task_name"] for event in told] == ["a", "hello"]
+    assert told[0]["kind"] == "breaker_changed"
+    assert told[0]["at"] == "1970-01-01T00:00:00.500000Z"
+    assert [event["new"] for event in client(happening()).events(task="hello")] == ["open"]
+    assert list(client(happening()).events(kinds=["task_deployed", "figures"])) == []
+    with pytest.raises(errors.InvalidRequest, match="nonsense"):
+        list(client(happening()).events(kinds=["nonsense"]))
+
+
 def test_the_awaited_client_does_the_same() -> None:
     async def go(service: FakeService, use: Callable[[AsyncClient], Any]) -> Any:
         transport = httpx.ASGITransport(front(service))
@@ -303,6 +323,11 @@ def test_the_awaited_client_does_the_same() -> None:
     assert asyncio.run(go(pending(), lambda c: c.wait("e/1", 0)))["status"] == "PENDING"
     assert asyncio.run(go(hello(), lambda c: c.dead_letters()))["dead_letters"] == []
     assert asyncio.run(go(hello(), lambda c: c.instances()))[0]["pid"] == 42
+
+    async def kinds(awaited: AsyncClient) -> list[Any]:
+        return [event["kind"] async for event in awaited.events()]
+
+    assert asyncio.run(go(happening(), kinds)) == ["breaker_changed", "breaker_changed"]
     assert asyncio.run(go(hello(), items)) == ['{"a": 1}']
     assert asyncio.run(go(streaming(GOOD), items)) == ITEMS
     with pytest.raises(errors.TaskNotFound):
