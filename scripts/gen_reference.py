@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import reference_events as events
 import reference_fronts as fronts
 
 from atlatl import errors, settings
@@ -74,6 +75,7 @@ def main(arguments: list[str]) -> int:
         "errors.md": errors_page(),
         "commands.md": commands_page(),
         "http.md": page("src/atlatl/front/", fronts.HTTP_INTRO, fronts.http_table()),
+        "events.md": page("src/atlatl/events.py", events.INTRO, (events.HEAD, [*events.rows()])),
         "metrics.md": page(
             "src/atlatl/telemetry/prometheus.py", fronts.METRICS_INTRO, fronts.metrics_table()
         ),

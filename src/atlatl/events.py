@@ -12,9 +12,10 @@ class Event(Record, frozen=True):
 
 
 class ExecutionFinished(Event, frozen=True):
-    """An execution ended after admission, whatever its outcome; `execution.outcome` is set."""
+    """An execution ended after it was let in, whatever its outcome."""
 
     execution: Execution
+    """With its outcome."""
     latency_s: float
     """Acceptance to end (synchronous), attempt start to end (async)."""
     redriven: bool = False
@@ -67,6 +68,8 @@ class CallRefused(Event, frozen=True):
 
 
 class InstanceStarted(Event, frozen=True):
+    """An instance is ready for calls."""
+
     instance_id: str
     pid: int
     origin: str
@@ -74,16 +77,22 @@ class InstanceStarted(Event, frozen=True):
 
 
 class InstanceEnded(Event, frozen=True):
+    """An instance is gone: ended when it was not wanted any more, or dead by itself."""
+
     instance_id: str
     reason: str
     expected: bool
 
 
 class StartFailedEvent(Event, frozen=True):
+    """An instance did not start."""
+
     reason: str
 
 
 class PoolScaled(Event, frozen=True):
+    """A pool grew or shrank, on demand or by a decision."""
+
     direction: str
     """`up` or `down`."""
     size: int
@@ -91,14 +100,18 @@ class PoolScaled(Event, frozen=True):
 
 
 class BreakerChanged(Event, frozen=True):
+    """The circuit breaker of a task went to another state."""
+
     old: str
     new: str
 
 
 class TaskDeployed(Event, frozen=True):
+    """A task is there, or has a new version."""
+
     version: int
     created: bool
 
 
 class TaskDeleted(Event, frozen=True):
-    pass
+    """A task is gone."""

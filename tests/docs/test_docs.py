@@ -18,6 +18,7 @@ import pytest
 from atlatl import cli, errors
 from atlatl.core.hosts import as_address, is_public
 from atlatl.settings import Group, Settings
+from atlatl.telemetry.feed import KINDS
 from atlatl.telemetry.figures import BreakersFigures, MemoryFigures
 from atlatl.telemetry.metrics import Metrics
 from atlatl.telemetry.prometheus import render
@@ -115,6 +116,15 @@ def test_every_command_has_its_section() -> None:
     assert "token create" in named
     assert named
     assert {name for name in named if f"## `atlatl {name}" not in page} == set()
+
+
+def test_every_event_and_every_step_of_a_life_has_its_row() -> None:
+    page = reference("events.md")
+    assert {kind for kind in KINDS.values() if f"| `{kind}` |" not in page} == set()
+    told = (ROOT / "src" / "atlatl" / "core" / "explaining.py").read_text(encoding="utf-8")
+    steps = set(re.findall(r'kind="(\w+)"', told))
+    assert len(steps) > 10
+    assert {step for step in steps if f"`{step}`" not in reference("operating.md")} == set()
 
 
 def test_every_metric_has_its_row() -> None:
