@@ -135,7 +135,7 @@ def _header_seeds() -> list[bytes]:
     return [
         b'idempotency-key: "k-1"\npriority: u=3, i\natlatl-timeout-ms: 500\nprefer: respond-async',
         b"traceparent: " + trace + b"\ntracestate: a=1,b=2",
-        b"atlatl-not-before: 2026-01-01T00:00:00.5+01:00\natlatl-callback-url: https://a.org:1/x",
+        b"atlatl-not-before: 2026-01-01T00:00:00.5+01:00\natlatl-callback-url: https://a.example:1/x",
         b"atlatl-not-before: 9999-12-31T23:59:59.999999999-23:59\nprefer: wait=1, respond-async",
         b"host: localhost:8081\norigin: http://localhost:8081\nsec-fetch-site: same-origin",
         b"host: [::1\norigin: http://[\nauthorization: Bearer " + TOKEN.encode() + b", Basic x",
