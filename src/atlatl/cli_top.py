@@ -19,10 +19,20 @@ if TYPE_CHECKING:
 
 REREAD_S = 5.0
 """How often tasks that do nothing are looked at too."""
-COLUMNS = (
-    "task_name", "calls_per_s", "errors_per_s", "refused_per_s", "p50_ms", "p99_ms", "in_use",
-    "idle", "starting", "waiting", "breaker",
-)  # fmt: skip
+COLUMNS = {
+    "task": "task_name",
+    "calls/s": "calls_per_s",
+    "err/s": "errors_per_s",
+    "ref/s": "refused_per_s",
+    "p50_ms": "p50_ms",
+    "p99_ms": "p99_ms",
+    "busy": "in_use",
+    "idle": "idle",
+    "start": "starting",
+    "wait": "waiting",
+    "breaker": "breaker",
+}
+"""Members of a row under short names: all fit into 80 characters beside a short task name."""
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """The terminal's other screen, without a cursor; and back."""
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -119,6 +129,7 @@ def _rank(row: Row) -> tuple[bool, float, str]:
 def lines_of(frame: Row) -> list[str]:
     """The frame as text: two lines about the service, then the table of its tasks."""
     service, queue = frame["service"], frame["queue"]
+    rows = [{name: row[member] for name, member in COLUMNS.items()} for row in frame["tasks"]]
     return [
         f"{service['calls_per_s']:.0f} calls/s  {service['errors_per_s']:.0f} errors/s  "
         f"{service['refused_per_s']:.0f} refused/s  p50 {_ms(service, 'p50_ms')}  "
@@ -131,7 +142,7 @@ def lines_of(frame: Row) -> list[str]:
         f"queue {queue['ready']} ready, {queue['delayed']} delayed, {queue['running']} running, "
         f"{queue['dead']} dead",
         "",
-        *table(frame["tasks"], COLUMNS, "nothing is deployed").splitlines(),
+        *table(rows, [*COLUMNS], "nothing is deployed").splitlines(),
     ]
 
 
@@ -180,7 +191,7 @@ def screen_of(frame: Row, width: int, height: int) -> str:
         elif 0 <= place < len(wrong) and wrong[place]:
             line = f"{_RED}{line}{_PLAIN}"
         drawn.append(line + _CLEAR_LINE)
-    return _HOME + "\r\n".join(drawn) + _CLEAR_REST
+    return _HOME + "\n".join(drawn) + _CLEAR_REST
 
 
 def register(app: typer.Typer) -> None:

@@ -443,7 +443,8 @@ def test_top_prints_one_frame_where_there_is_no_terminal(shell: Shell) -> None:
     plain = shell("top")
     assert plain.out.startswith("12 calls/s  3 errors/s")
     rows = plain.out.splitlines()[3:]
-    assert rows[0].split()[:2] == ["TASK", "NAME"]
+    assert rows[0].split()[:2] == ["TASK", "CALLS/S"]
+    assert max(map(len, rows)) < 80
     assert [row.split()[0] for row in rows[1:]] == ["busy", "hello"]
     assert shell("top", "--once") == plain
     frame = json.loads(shell("top", "--json").out)
@@ -457,13 +458,13 @@ def test_a_terminal_gets_what_fits_and_what_is_wrong_in_red() -> None:
     idle = {**FIGURES["tasks"][0], "task_name": "hello\x1b[2J", "errors_per_s": 0.0}
     frame = cli_top.frame_of({"at": "", **FIGURES}, [idle])
     screen = cli_top.screen_of(frame, 40, 6)
-    lines = screen.split("\r\n")
+    lines = screen.split("\n")
     assert len(lines) == 6
     assert "\x1b[31mbusy" in lines[4]
     assert "\x1b[31m" not in lines[5]
     assert "\x1b[2J" not in screen
     assert all(len(re.sub(r"\x1b\[[0-9?]*[a-zA-Z]", "", line)) <= 40 for line in lines)
-    assert len(cli_top.screen_of(frame, 80, 1).split("\r\n")) == 1
+    assert len(cli_top.screen_of(frame, 80, 1).split("\n")) == 1
 
 
 FIGURES: dict[str, Any] = {
