@@ -6,14 +6,34 @@ import socket
 
 NOTE = """
 import socket
-_notes = None
+_notes = {}
 def _note(port, word):
-    global _notes
-    if _notes is None:
-        _notes = socket.create_connection(("127.0.0.1", port))
-    _notes.sendall(b"%b\\n" % word)
+    if port not in _notes:
+        _notes[port] = socket.create_connection(("127.0.0.1", port))
+    _notes[port].sendall(b"%b\\n" % word)
+def _mark(place):
+    port, _, word = place.partition("/")
+    _note(int(port), word.encode())
 """
 """For a function's source."""
+
+
+class Mark:
+    """What a function leaves where a file would do; as text it is what the function is told."""
+
+    def __init__(self, notes: Notes, word: str) -> None:
+        self._notes = notes
+        self._word = word
+
+    def __str__(self) -> str:
+        return f"{self._notes.port}/{self._word}"
+
+    @property
+    def begun(self) -> Mark:
+        return Mark(self._notes, f"{self._word}.begun")
+
+    def exists(self) -> bool:
+        return self._word in self._notes.words()
 
 
 class Notes:
@@ -31,6 +51,9 @@ class Notes:
     def port(self) -> int:
         port: int = self._server.getsockname()[1]
         return port
+
+    def mark(self, word: str) -> Mark:
+        return Mark(self, word)
 
     def words(self) -> list[str]:
         while (sock := self._accepted()) is not None:

@@ -19,6 +19,7 @@ from atlatl.client import Client
 from atlatl.engine.callbacks import PER_HOST
 from scripts.stranger import ASYNC, COMPLETED, EXISTING_TASK, PENDING, Stranger, parameters
 from tests.e2e.server import Server, eventually, serving
+from tests.notes import Notes
 from tests.receiver import Receiver, hangs, receiver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -35,11 +36,12 @@ def boom():
 """
 BROKEN = "def main(name: str = 'world', context=None):\n    raise ValueError('no such luck')\n"
 GATE = """
-import os, time
+import socket
 
-def main(path: str):
-    while not os.path.exists(path):
-        time.sleep(0.01)
+def main(port: int):
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        try: sock.recv(1)
+        except ConnectionError: pass
     return "open"
 """
 
@@ -68,16 +70,16 @@ def test_the_newcomers_path_over_http(server: Server, tmp_path: Path) -> None:
         assert client.result(execution_id).value["hello"] == "Ada"
 
 
-def test_the_answer_comes_with_the_end_and_not_before(server: Server, tmp_path: Path) -> None:
+def test_the_answer_comes_with_the_end_and_not_before(server: Server) -> None:
     server.deployed("gate", GATE, timeout_ms=60_000)
-    gate = tmp_path / "gate"
+    gate = Notes()
     with Client(server.url, token=server.token) as client:
-        execution_id = client.submit("gate", {"path": str(gate)})["execution_id"]
+        execution_id = client.submit("gate", {"port": gate.port})["execution_id"]
         eventually(lambda: client.execution(execution_id)["status"] == "RUNNING")
         assert client.wait(execution_id, 0.1)["status"] == "RUNNING"
         pending = server.http.get(f"/api/v1/executions/{execution_id}/result?wait=0.1")
         assert (pending.status_code, pending.headers["retry-after"]) == (202, "1")
-        opening = threading.Timer(0.1, gate.touch)
+        opening = threading.Timer(0.1, gate.close)
         opening.start()
         assert client.wait(execution_id, 30)["status"] == "COMPLETED"
         opening.join()

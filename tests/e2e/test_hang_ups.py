@@ -19,6 +19,7 @@ from atlatl import FunctionService, Settings
 from atlatl.front.proto import function_pb2 as pb
 from atlatl.front.proto.function_pb2_grpc import FunctionServiceStub
 from tests.e2e.server import Server, alive, eventually, serving
+from tests.notes import NOTE, Notes
 from tests.running import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -26,19 +27,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 MIB = 1024 * 1024
 LONG_S = 30.0
 
-CODE = """
+CODE = (
+    NOTE
+    + """
 import os, time
 
 def main(context, path: str):
     print("begun", flush=True)
-    open(path + ".begun", "w").close()
+    _mark(path + ".begun")
     while not context.cancelled: time.sleep(0.005)
     time.sleep(1)
-    open(path, "w").close()
+    _mark(path)
     print("tidied up")
 
 def ignores(path: str):
-    open(path + ".begun", "w").close()
+    _mark(path + ".begun")
     time.sleep(600)
 
 def items(path: str):
@@ -47,12 +50,13 @@ def items(path: str):
             yield "x" * 100
             time.sleep(0.005)
     finally:
-        open(path, "w").close()
+        _mark(path)
 
 def counted(path: str, n: int):
     for _ in range(n): yield "x" * 50_000
-    open(path, "w").close()
+    _mark(path)
 """
+)
 
 LARGE = "def main(n: int): return b'x' * n\n"
 LARGE_ITEMS = "def main(n: int):\n    while True: yield b'x' * n\n"
@@ -111,11 +115,17 @@ def nothing_runs(server: Server, name: str) -> None:
     eventually(idle, LONG_S)
 
 
+@pytest.fixture
+def notes() -> Iterator[Notes]:
+    with Notes() as notes:
+        yield notes
+
+
 @pytest.mark.parametrize("front", ["http", "grpc"])
 def test_who_tidies_up_after_a_hang_up_gets_to_finish(
-    server: Server, tmp_path: Path, front: str
+    server: Server, notes: Notes, front: str
 ) -> None:
-    path = tmp_path / "tidied"
+    path = notes.mark("tidied")
     with ExitStack() as stack:
         if front == "http":
             connection = stack.enter_context(request(server, "tidies", {"path": str(path)}))
@@ -126,7 +136,7 @@ def test_who_tidies_up_after_a_hang_up_gets_to_finish(
                 task_id="tidies", execution_mode=1, parameters=parameters(path=str(path))
             )
             leave = FunctionServiceStub(channel).InvokeFunction.future(asked).cancel
-        eventually(Path(f"{path}.begun").exists, LONG_S)
+        eventually(path.begun.exists, LONG_S)
         instance = pid(server, "tidies")
         leave()
     eventually(lambda: last(server, "tidies")["status"] == "CANCELLED", LONG_S)
@@ -138,10 +148,10 @@ def test_who_tidies_up_after_a_hang_up_gets_to_finish(
     eventually(lambda: "tidied up" in server.http.get(logs).json()["lines"], LONG_S)
 
 
-def test_who_ignores_a_hang_up_is_killed(server: Server, tmp_path: Path) -> None:
-    path = tmp_path / "x"
+def test_who_ignores_a_hang_up_is_killed(server: Server, notes: Notes) -> None:
+    path = notes.mark("x")
     with request(server, "ignores", {"path": str(path)}):
-        eventually(Path(f"{path}.begun").exists, LONG_S)
+        eventually(path.begun.exists, LONG_S)
         instance = pid(server, "ignores")
     eventually(lambda: last(server, "ignores")["status"] == "CANCELLED", LONG_S)
     assert alive(instance)
@@ -149,10 +159,10 @@ def test_who_ignores_a_hang_up_is_killed(server: Server, tmp_path: Path) -> None
     nothing_runs(server, "ignores")
 
 
-def test_an_explicit_cancel_waits_for_nobody(server: Server, tmp_path: Path) -> None:
-    path = tmp_path / "tidied"
+def test_an_explicit_cancel_waits_for_nobody(server: Server, notes: Notes) -> None:
+    path = notes.mark("tidied")
     with request(server, "tidies", {"path": str(path)}) as connection:
-        eventually(Path(f"{path}.begun").exists, LONG_S)
+        eventually(path.begun.exists, LONG_S)
         instance = pid(server, "tidies")
         execution_id = last_running(server, "tidies")
         assert server.http.post(f"/api/v1/executions/{execution_id}/cancel").json()["cancelled"]
@@ -168,10 +178,8 @@ def last_running(server: Server, name: str) -> str:
 
 
 @pytest.mark.parametrize("front", ["http", "grpc"])
-def test_a_generator_ends_when_its_reader_leaves(
-    server: Server, tmp_path: Path, front: str
-) -> None:
-    path = tmp_path / "closed"
+def test_a_generator_ends_when_its_reader_leaves(server: Server, notes: Notes, front: str) -> None:
+    path = notes.mark("closed")
     if front == "http":
         with request(server, "items", {"path": str(path)}) as connection:
             assert b" 200 " in connection.recv(4096)
@@ -193,9 +201,9 @@ def test_a_generator_ends_when_its_reader_leaves(
 
 @pytest.mark.parametrize("front", ["http", "grpc"])
 def test_a_stream_with_an_id_goes_on_when_its_reader_leaves(
-    server: Server, tmp_path: Path, front: str
+    server: Server, notes: Notes, front: str
 ) -> None:
-    path = tmp_path / "whole"
+    path = notes.mark("whole")
     arguments = {"path": str(path), "n": 400}
     if front == "http":
         with request(server, "counted", arguments, "Idempotency-Key: mine-http") as connection:
@@ -216,16 +224,16 @@ def test_a_stream_with_an_id_goes_on_when_its_reader_leaves(
     eventually(lambda: server.http.get(record).json()["status"] == "COMPLETED", LONG_S)
 
 
-def test_a_caller_in_the_same_program_leaves_a_grace_too(tmp_path: Path) -> None:
+def test_a_caller_in_the_same_program_leaves_a_grace_too(tmp_path: Path, notes: Notes) -> None:
     """And a service that is closed meanwhile does not wait for it."""
 
     async def main() -> None:
         async with FunctionService(Settings(data_dir=str(tmp_path / "data"))) as service:
             await service.deploy("tidies", CODE.encode(), filename="main.py")
             for name in ("stays", "closes"):
-                path = tmp_path / name
+                path = notes.mark(name)
                 calling = asyncio.create_task(service.invoke("tidies", {"path": str(path)}))
-                await until(Path(f"{path}.begun").exists)
+                await until(path.begun.exists)
                 calling.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await calling
