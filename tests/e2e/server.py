@@ -18,6 +18,8 @@ from typing import Any
 
 import httpx
 
+from tests import ordinary
+
 STARTED = re.compile(r"atlatl serves on (https?://\S+?)(?: and gRPC (\S+?))?, data in (.*)")
 
 
@@ -36,16 +38,14 @@ class Server:
         self.data_dir = data_dir
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "atlatl.cli", "serve", "--port", "0", "--grpc-port", "0",
-             "--data-dir", str(data_dir), *args],
+            [sys.executable if user is None else ordinary.python(), "-m", "atlatl.cli", "serve",
+             "--port", "0", "--grpc-port", "0", "--data-dir", str(data_dir), *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, **(env or {}), **_variables(settings)},
             cwd=data_dir.parent,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
+            **({} if user is None else ordinary.as_user(user)),
         )  # fmt: skip
         self._started = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from tests.fault import hostile_install
+from tests.ordinary import NOBODY, as_user, python
 
 pytestmark = pytest.mark.slow
 
-NOBODY = 65534
 ROOT = Path(__file__).parents[2]
 USERS = ["root", "ordinary"]
 
@@ -40,9 +40,16 @@ def directory(who: str) -> Iterator[Path]:
 
 
 def installed(directory: Path, who: str, mode: str, **limits: Any) -> dict[str, Any]:
-    other = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    another = who == "ordinary" and os.geteuid() == 0
     done = subprocess.run(
-        [sys.executable, "-m", hostile_install.__name__, str(directory), mode, json.dumps(limits)],
+        [
+            python() if another else sys.executable,
+            "-m",
+            hostile_install.__name__,
+            str(directory),
+            mode,
+            json.dumps(limits),
+        ],
         cwd=ROOT,
         env={
             **os.environ,
@@ -54,7 +61,7 @@ def installed(directory: Path, who: str, mode: str, **limits: Any) -> dict[str, 
         capture_output=True,
         text=True,
         timeout=100,
-        **(other if who == "ordinary" and os.geteuid() == 0 else {}),  # type: ignore[call-overload]
+        **(as_user() if another else {}),
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

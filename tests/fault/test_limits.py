@@ -29,6 +29,7 @@ from atlatl.runtimes.groups import Group, Groups
 from atlatl.runtimes.machine import tree
 from atlatl.runtimes.process import ProcessRuntime
 from atlatl.settings import parse
+from tests.ordinary import NOBODY, as_user, python
 from tests.running import (
     ALWAYS,
     alive,
@@ -507,8 +508,6 @@ def test_what_is_not_kept_is_told_in_one_line_at_start(
 
 # --- as an ordinary user ---
 
-NOBODY = 65534
-
 
 @needs_groups
 @pytest.mark.timeout(300)
@@ -521,10 +520,9 @@ def test_an_ordinary_user_has_all_that_needs_no_group() -> None:
 
 def ran_by_nobody(home: str) -> None:
     root = Path(__file__).parents[2]
-    user = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": root}
-    if subprocess.run([sys.executable, "-c", "import tests.running"], **user).returncode:
-        pytest.skip("an ordinary user cannot read this checkout")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={home}/t"]
-    done = subprocess.run([*command, __file__], **user, capture_output=True, text=True)
+    command = [python(), "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={home}/t"]
+    done = subprocess.run(
+        [*command, __file__], **as_user(), cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
     assert " skipped" in done.stdout
