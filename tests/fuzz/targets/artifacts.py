@@ -169,7 +169,7 @@ def _location_seeds() -> list[bytes]:
         "data:text/x-python;base64,ZGVmIG1haW4oKTogcmV0dXJuIDE=", "data:,def main(): return 1",
         'data:text/plain;charset=utf-8;name="a.py",x', "data:application/zip;base64,UEsDBA==",
         "file:///etc/passwd", "DIR/app.py", "DIR/../x", "DIR/circle", "file://localhostDIR/app.py",
-        "http://example.org/a.py https://other.example:8443/b.zip?x", "http://[::1]:80/ http://[::1",
+        "http://example.org/a.py https://other.invalid:8443/b.zip?x", "http://[::1]:80/ http://[::1",
         "https://xn--a.invalid/ //b", "http://user:secret@example.org/", "http://0x7f.1/ ../..",
         "app.py:main", "pkg/a.py:x", "*.example.org:443", "[fe80::1%25eth0]:1", "a\0b", "~root/x",
         "http://127.0.0.1:99999/ http:", "\udced\udca0\udc80",

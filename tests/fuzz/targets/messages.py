@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,15 @@ from google.protobuf.message import DecodeError, Message
 
 from atlatl.errors import AtlatlError, StartFailed
 from atlatl.front import rpcs
+from atlatl.front.auth import Grant, Scope, Token
 from atlatl.front.grpc import UNARY
 from atlatl.front.proto import function_pb2 as pb
 from atlatl.front.proto_json import to_json
 from atlatl.runtimes import task_zygote
+from atlatl.runtimes.limits import Limits
 from atlatl.runtimes.task_zygote import TaskZygote
 from atlatl.runtimes.zygote import Exit, Order, decode
+from atlatl.settings import ConfinementSettings
 from tests.fuzz import messages
 from tests.fuzz.fuzzing import Target
 from tests.unit.fast_fakes import result, served, warm
@@ -39,7 +43,7 @@ def grpc_messages() -> Iterator[Callable[[bytes], None]]:
 async def _rpc(data: bytes) -> None:
     which, rest = (data[0] if data else 0), data[1:]
     names = [*UNARY, "StreamFunction"]
-    name = names[which % len(names)]
+    name = names[(which & 127) % len(names)]
     kind = UNARY[name].request if name in UNARY else pb.InvokeFunctionRequest
     try:
         request = kind.FromString(rest)
@@ -47,7 +51,8 @@ async def _rpc(data: bytes) -> None:
         return
     service = served()
     service.add("echo", warm(result("json", b'{"a":1}')))
-    exchange = rpcs.Exchange(service, {"traceparent": "00-x"}, lambda scope: None)  # type: ignore[arg-type]
+    grant = LIMITED if which & 128 else Grant(frozenset(Scope))
+    exchange = rpcs.Exchange(service, {"traceparent": "00-x"}, grant)  # type: ignore[arg-type]
     with contextlib.suppress(AtlatlError):
         if name == "StreamFunction":
             written: list[Message] = []
@@ -61,6 +66,18 @@ async def _rpc(data: bytes) -> None:
         else:
             async with asyncio.timeout(100.0):
                 _check(await UNARY[name].answer(exchange, request))
+
+
+LIMITED = Grant(
+    frozenset(Scope),
+    token=Token(
+        name="some",
+        scope="deploy",
+        sha256="",
+        tasks=("ec*", "made-*"),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    ),
+)
 
 
 def _check(*answers: Any) -> None:
@@ -144,7 +161,8 @@ async def _zygote(data: bytes) -> None:
         ),
         patch.object(loop, "remove_reader", lambda fd: readers.pop(fd, None)),
     ):
-        zygote = TaskZygote(base, gone.append)
+        limits = Limits(ConfinementSettings(), None)
+        zygote = TaskZygote(base, gone.append, limits, ConfinementSettings())
         zygote._process = SimpleNamespace(pid=ZYGOTE_PID, pidfd=-1, close=lambda: None)  # type: ignore[assignment]
         zygote._starting = False
         answers = []
