@@ -170,7 +170,7 @@ def _location_seeds() -> list[bytes]:
         'data:text/plain;charset=utf-8;name="a.py",x', "data:application/zip;base64,UEsDBA==",
         "file:///etc/passwd", "DIR/app.py", "DIR/../x", "DIR/circle", "file://localhostDIR/app.py",
         "http://example.org/a.py https://other.invalid:8443/b.zip?x", "http://[::1]:80/ http://[::1",
-        "https://xn--a.invalid/ //b", "http://user:secret@example.org/", "http://0x7f.1/ ../..",
+        "https://xn--a.invalid/ //b", "http://user:secret@example.org/", "http://0x7f.1.invalid/ ../..",
         "app.py:main", "pkg/a.py:x", "*.example.org:443", "[fe80::1%25eth0]:1", "a\0b", "~root/x",
         "http://127.0.0.1:99999/ http:", "\udced\udca0\udc80",
         "-r other.txt\n./local\nname==1 --hash=sha256:0 # c",
