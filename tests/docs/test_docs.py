@@ -29,7 +29,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LEFT_OUT = {"build", "dist", "LICENSE", "test_docs.py"}
 KNOWN_HOSTS = {
     "127.0.0.1",
-    "0x7f.1",  # another way to write it
     "localhost",
     "example.com",
     "example.org",
