@@ -32,6 +32,7 @@ COLUMNS = ("Pss", "Private_Dirty", "Private_Clean", "Shared_Dirty")
 
 
 def task_in(folder: Path, source: str) -> Task:
+    folder.chmod(0o755)  # as stored code is: instances of a service of root are other users
     (folder / "app.py").write_text(source)
     artifact = Artifact(
         artifact_id="hello", version="1", checksum="", filename="app.py", size_bytes=len(source)

@@ -7,7 +7,6 @@ function must not have. `docs/security.md` says what each level promises.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
@@ -26,6 +25,7 @@ _LAST_FD: Final = os.sysconf("SC_OPEN_MAX")
 _OOM_SCORE: Final = b"500"
 _NICENESS: Final = min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
 _SIGKILL: Final = int(signal.SIGKILL)
+_HERE: Final = os.path.dirname(__file__)  # noqa: PTH120
 
 LEAST_FILE_BYTES: Final = 64 * 1024 * 1024
 """Limit of a file's size at least: our own memory files are as large."""
@@ -54,10 +54,11 @@ class Unconfined(Exception):
 _means = Means()
 _filters: dict[bool, seccomp.Filter] = {}
 """By whether there is a network."""
-_readable: list[str] = []
-"""What the interpreter consists of."""
+_usual: list[landlock.Rule] = []
+_usual_addresses: list[int] = []
 _parent = 0
 _rules = -1
+_confined = False
 
 
 def become_subreaper() -> None:
@@ -83,7 +84,9 @@ def prepare_parent(means: Means, readable: list[str]) -> None:
         if not os.path.exists(f"/proc/self/fd/{descriptor}"):  # noqa: PTH110
             os.dup2(0, descriptor, inheritable=False)
     _means = means
-    _readable[:] = readable
+    if means.landlock:
+        _usual[:] = landlock.usual_rules(means.landlock, readable)
+        _usual_addresses[:] = [rule.address for rule in _usual]
     if means.seccomp:
         machine = seccomp.MACHINES[kernel.MACHINE]
         for network in (True, False):
@@ -116,7 +119,21 @@ def prepare(parent: int, sock: int, output: int, tokens: int, bodies: int) -> No
     os.dup2(output, OUTPUT_FD, False)
     os.dup2(tokens, TOKENS_FD, False)
     os.dup2(bodies, BODIES_FD, False)
-    os.closerange(FIRST_FREE_FD, _LAST_FD)
+    first_free = FIRST_FREE_FD
+    if _means.landlock and not _confined:
+        _begin_rules()
+        first_free += 1
+    os.closerange(first_free, _LAST_FD)
+
+
+def _begin_rules() -> None:
+    """While the files that the rules name are open still."""
+    global _rules
+    rules = landlock.file_rules(_means.landlock)
+    for address in _usual_addresses:
+        landlock.add(rules, address)
+    os.dup2(rules, FIRST_FREE_FD, False)
+    _rules = FIRST_FREE_FD
 
 
 def _end_with_parent() -> None:
@@ -128,7 +145,6 @@ def _end_with_parent() -> None:
 
 def separate() -> None:
     """The first stage of a blank's confinement: its own mounts; raises OSError."""
-    global _rules
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     _set_oom_score()
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
@@ -136,7 +152,7 @@ def separate() -> None:
         own_mounts(_means.user_namespaces)
         rooms.enter(USUAL_TMP_BYTES)
     if _means.landlock:
-        _rules = landlock.usual_rules(_means.landlock, _means.mounts, _readable)
+        landlock.allow_own(_rules, _means.landlock, _means.mounts)
 
 
 def separate_fork() -> None:
@@ -160,8 +176,6 @@ def _set_oom_score() -> None:
 
 
 # --- at the assignment ---
-
-_confined = False
 
 
 def confine(wanted: Confinement, places: list[str]) -> None:
@@ -225,7 +239,7 @@ def _stay_free() -> None:
 
 def _limit(wanted: Confinement) -> None:
     file_bytes = max(wanted.tmp_bytes, LEAST_FILE_BYTES)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    _lower(resource.RLIMIT_FSIZE, file_bytes)
     if wanted.open_files:
         _lower(resource.RLIMIT_NOFILE, wanted.open_files)
     if wanted.processes and _means.processes:
@@ -239,7 +253,7 @@ def _lower(limit: int, value: int) -> None:
     hard = resource.getrlimit(limit)[1]
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
-    resource.setrlimit(limit, (value, value))
+    kernel.limit(limit, value)
 
 
 def _restrict(wanted: Confinement, places: list[str]) -> None:
@@ -255,8 +269,18 @@ def _restrict(wanted: Confinement, places: list[str]) -> None:
         landlock.restrict_tcp(abi)
 
 
+# --- before ---
+
+
 def rehearse() -> None:
-    """Goes through what `confine` does, as far as this process bears it."""
-    with contextlib.suppress(OSError):
-        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Goes through the second stage without an effect; see `serve.rehearse`."""
+    global _confined, _means, _parent, _rules
+    means, parent, rules = _means, _parent, _rules
+    try:
+        _means = means._replace(uids=False)
+        _parent = os.getppid()
+        _rules = os.dup(0) if means.landlock else -1
+        with kernel.idle():
+            confine(Confinement("standard", open_files=1, processes=1), [_HERE])
+    finally:
+        _means, _parent, _rules, _confined = means, parent, rules, False

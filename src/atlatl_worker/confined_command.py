@@ -93,7 +93,10 @@ def _confine(found: Any, wanted: dict[str, Any], read: list[str], written: dict[
         rooms.close()
     _limit(found, wanted)
     if found.landlock:
-        rules = landlock.usual_rules(found.landlock, found.mounts, [*_own_paths(), *read])
+        rules = landlock.file_rules(found.landlock)
+        for rule in landlock.usual_rules(found.landlock, [*_own_paths(), *read]):
+            landlock.add(rules, rule.address)
+        landlock.allow_own(rules, found.landlock, found.mounts)
         for path in written:
             landlock.allow(rules, found.landlock, path, landlock.EVERYTHING)
         landlock.restrict(rules)

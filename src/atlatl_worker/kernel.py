@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 MS_RDONLY: Final = 0x1
@@ -47,17 +50,44 @@ MACHINE: Final = os.uname().machine
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _long: Final = ctypes.c_long
 _text: Final = ctypes.c_char_p
-_syscall: Final = _libc.syscall
+_syscall = _libc.syscall
 _syscall.restype = _long
 _syscall.argtypes = [_long] * 6
-_mount: Final = _libc.mount
+_mount = _libc.mount
 _mount.argtypes = [_text, _text, _text, ctypes.c_ulong, _text]
-_umount2: Final = _libc.umount2
+_umount2 = _libc.umount2
 _umount2.argtypes = [_text, ctypes.c_int]
-_prctl: Final = _libc.prctl
+_prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-_unshare: Final = _libc.unshare
+_unshare = _libc.unshare
 _unshare.argtypes = [ctypes.c_int]
+
+
+_setrlimit: Callable[[int, tuple[int, int]], object] = resource.setrlimit
+_nothing: Final = _libc.sched_yield
+"""Takes any arguments, and succeeds."""
+
+
+@contextmanager
+def idle() -> Iterator[None]:
+    """Inside, nothing here has an effect: for rehearsals."""
+    global _syscall, _mount, _umount2, _prctl, _unshare, _setrlimit
+    real = _syscall, _mount, _umount2, _prctl, _unshare, _setrlimit
+    _syscall = _mount = _umount2 = _prctl = _unshare = _nothing
+    _setrlimit = _ignored
+    try:
+        yield
+    finally:
+        _syscall, _mount, _umount2, _prctl, _unshare, _setrlimit = real
+
+
+def _ignored(limit: int, values: tuple[int, int]) -> None:
+    """In the place of `setrlimit`."""
+
+
+def limit(which: int, value: int) -> None:
+    """Sets a resource limit for good; raises OSError or ValueError."""
+    _setrlimit(which, (value, value))
 
 
 def call(what: str, number: int, *arguments: int) -> int:

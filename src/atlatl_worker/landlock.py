@@ -6,6 +6,7 @@ for all below it. Each `restrict` can only take away. `docs/security.md` says wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterable
@@ -37,6 +38,7 @@ _FILE_RIGHTS: Final = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: 
 _TCP: Final = 0b11
 _SCOPES: Final = 0b11
 """Abstract sockets and signals."""
+_ETC_FILES: Final = tuple(f"/etc/{name}" for name in rooms.ETC)
 FIRST_WITH_TCP: Final = 4
 FIRST_WITH_SCOPES: Final = 6
 
@@ -77,6 +79,22 @@ def _rules(abi: int, files: int, tcp: int, scopes: int) -> int:
     return kernel.call("landlock", _CREATE_RULESET, kernel.address(attributes), size, 0)
 
 
+class Rule:
+    """A rule where the kernel can read it: made before the fork, shared by all."""
+
+    def __init__(self, abi: int, path: str, rights: int) -> None:
+        """Keeps what lies at the path open; raises OSError."""
+        self._target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rights &= file_rights(abi)
+        if os.fstat(self._target).st_mode & 0o170000 != 0o040000:
+            rights &= _OF_FILES
+        self._content = struct.pack("=Qi", rights, self._target)
+        self.address = kernel.address(self._content)
+
+    def close(self) -> None:
+        os.close(self._target)
+
+
 def allow(rules: int, abi: int, path: str, rights: int) -> None:
     """Adds a rule; what is not there needs none.
 
@@ -84,17 +102,18 @@ def allow(rules: int, abi: int, path: str, rights: int) -> None:
         OSError: the kernel refused.
     """
     try:
-        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rule = Rule(abi, path, rights)
     except OSError:
         return
     try:
-        rights &= file_rights(abi)
-        if os.fstat(target).st_mode & 0o170000 != 0o040000:
-            rights &= _OF_FILES
-        rule = struct.pack("=Qi", rights, target)
-        kernel.call("landlock", _ADD_RULE, rules, _PATH_BENEATH, kernel.address(rule), 0)
+        add(rules, rule.address)
     finally:
-        os.close(target)
+        rule.close()
+
+
+def add(rules: int, rule: int) -> None:
+    """Adds the rule that lies there; raises OSError."""
+    kernel.call("landlock", _ADD_RULE, rules, _PATH_BENEATH, rule, 0)
 
 
 def restrict(rules: int) -> None:
@@ -105,22 +124,31 @@ def restrict(rules: int) -> None:
         os.close(rules)
 
 
-def usual_rules(abi: int, mounts: bool, readable: Iterable[str]) -> int:
-    """What every instance may do with files, as a set of rules to which more can be added.
+def usual_rules(abi: int, readable: Iterable[str]) -> list[Rule]:
+    """What every instance may do with files, besides those of /etc and its own /tmp.
 
     Args:
         abi: the version.
-        mounts: whether it is in a room of its own.
         readable: what it may read and run besides the system.
     """
-    rules = file_rules(abi)
-    for path in (*rooms.SYSTEM, *readable):
-        allow(rules, abi, path, RUN)
-    for path in ("/proc", rooms.PROCESSORS, *rooms.ETC_DIRECTORIES):
-        allow(rules, abi, path, READ)
-    for path in rooms.DEVICES:
-        allow(rules, abi, path, USE)
-    for path in ("/etc",) if mounts else (f"/etc/{name}" for name in rooms.ETC):
+    wanted = dict.fromkeys((*rooms.SYSTEM, *readable), RUN)
+    wanted |= dict.fromkeys(("/proc", rooms.PROCESSORS, *rooms.ETC_DIRECTORIES), READ)
+    wanted |= dict.fromkeys(rooms.DEVICES, USE)
+    found = []
+    for path, rights in wanted.items():
+        with contextlib.suppress(OSError):  # what is not there needs none
+            found.append(Rule(abi, path, rights))
+    return found
+
+
+def allow_own(rules: int, abi: int, mounts: bool) -> None:
+    """Adds what must be looked up at the time: names of /etc that lead to other files, and /tmp.
+
+    Args:
+        rules: to which it is added.
+        abi: the version.
+        mounts: whether this process is in a room of its own.
+    """
+    for path in ("/etc",) if mounts else _ETC_FILES:
         allow(rules, abi, path, READ)
     allow(rules, abi, rooms.TMP, EVERYTHING)
-    return rules
