@@ -31,7 +31,6 @@ from tests.running import (
     begin,
     call,
     forked,
-    inside,
     open_descriptors,
     opened,
     process_runtime,
@@ -350,7 +349,7 @@ Forker.serve = forks_first
 
     async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
         channel = await forked(runtime, task, code)
-        path = inside(channel.pid, "pid")
+        path = Path(f"/proc/{channel.pid}/root/tmp/pid")
         if path.exists():  # else it was gone before its first breath
             await all_end([int(path.read_text())])
 
