@@ -12,9 +12,8 @@ from atlatl import cli
 from atlatl.front.asgi import endpoints
 from atlatl.front.auth import OPEN_ON_LOOPBACK, Scope
 from atlatl.front.routes import Endpoint
-from atlatl.telemetry.figures import BreakersFigures, MemoryFigures
-from atlatl.telemetry.metrics import Metrics
-from atlatl.telemetry.prometheus import render
+from atlatl.telemetry.prometheus import Page
+from atlatl.telemetry.service_families import ServiceScrape
 
 COMMANDS_INTRO = """\
 # Commands
@@ -134,7 +133,7 @@ def admitted(scope: Scope) -> str:
 
 def metrics_table() -> Table:
     """Every family that a scrape has, without the labels of any task."""
-    text = render(Metrics(lambda: 0.0), [], MemoryFigures(), BreakersFigures())
+    text = Page(openmetrics=False).text(ServiceScrape()).decode()
     helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
     kinds: Sequence[tuple[str, str]] = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
     return ("metric", "kind", "meaning"), [(f"`{n}`", kind, helps[n]) for n, kind in kinds]

@@ -42,11 +42,13 @@ from atlatl.runtimes.groups import Groups
 from atlatl.runtimes.machine import memory_budget_bytes
 from atlatl.runtimes.manager import RuntimeManager
 from atlatl.runtimes.process import ProcessRuntime
+from atlatl.scrape import Scrape
 from atlatl.settings import Settings
 from atlatl.stores.sqlite import SqliteStore
 from atlatl.telemetry.fanout import Fanout
 from atlatl.telemetry.feed import Feed
 from atlatl.telemetry.journal import Journal
+from atlatl.telemetry.lag import LoopLag
 from atlatl.telemetry.metrics import Metrics
 
 IDS_AT_ONCE = 128
@@ -89,7 +91,8 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
 
     data_dir = Path(settings.data_dir)
     budget = settings.limits.memory_budget_bytes or memory_budget_bytes()
-    metrics = Metrics(clock)
+    metrics = Metrics(clock, max_names=settings.telemetry.max_task_names)
+    lag = LoopLag(clock)
     journal = Journal()
     telemetry = Fanout([metrics, *listeners], rarities=[journal])
 
@@ -105,9 +108,10 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     runtimes = RuntimeManager()
     runtimes.register("process", ProcessRuntime(settings, clock, new_id, Groups()))
     autoscaler = Autoscaler(clock=clock, memory_budget_bytes=budget, reserve=runtimes.reserve)
+    inflight = ByteBudget(settings.limits.max_inflight_bytes)
     manager = TaskExecutionManager(
         registry,
-        ByteBudget(settings.limits.max_inflight_bytes),
+        inflight,
         executions,
         telemetry,
         clock=clock,
@@ -185,7 +189,6 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         settings,
         registry,
         catalogue,
-        executions,
         manager,
         gate,
         breakers,
@@ -201,6 +204,19 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     )
     live = LiveReports(
         registry, manager, journal, reports, depths=dispatcher.depths, wall=wall, steady=steady
+    )
+    scrape = Scrape(
+        settings,
+        registry,
+        executions,
+        gate,
+        inflight,
+        metrics,
+        lag,
+        memory_limit_bytes=budget,
+        queue_depths=dispatcher.depths,
+        queue_clock=steady,
+        spans=lambda: {"exported": 0, "dropped": 0},
     )
     call_tasks = CallTasks(
         settings.limits, registry, catalogue, shelf, deployer, dispatcher.pending_of, clock=clock
@@ -223,6 +239,8 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         reports=reports,
         live=live,
         feed=Feed(telemetry, live.figures, clock=clock, wall=wall),
+        scrape=scrape,
+        lag=lag,
         new_id=new_id,
     )
 

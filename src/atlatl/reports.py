@@ -20,7 +20,6 @@ from atlatl.core.admission import Gate
 from atlatl.core.breaker import CircuitState
 from atlatl.engine.breaker import Breakers
 from atlatl.engine.catalogue import Catalogue
-from atlatl.engine.executions import Executions
 from atlatl.engine.manager import TaskExecutionManager
 from atlatl.engine.registry import Deployed, Registry
 from atlatl.engine.views import (
@@ -38,7 +37,6 @@ from atlatl.runtimes.manager import RuntimeManager
 from atlatl.settings import Settings
 from atlatl.telemetry.figures import BreakerFigures, BreakersFigures, MemoryFigures, PoolFigures
 from atlatl.telemetry.metrics import Metrics, metrics_answer
-from atlatl.telemetry.prometheus import render
 from atlatl.telemetry.queues import QueueFigures, queue_figures_of
 
 MOST_ACTIVE = 10
@@ -64,7 +62,6 @@ class Reports:
         settings: Settings,
         registry: Registry,
         catalogue: Catalogue,
-        executions: Executions,
         manager: TaskExecutionManager,
         gate: Gate,
         breakers: Breakers,
@@ -82,7 +79,6 @@ class Reports:
         self._settings = settings
         self._registry = registry
         self._catalogue = catalogue
-        self._executions = executions
         self._manager = manager
         self._gate = gate
         self._breakers = breakers
@@ -209,17 +205,6 @@ class Reports:
         queue = self._queue_figures()
         return metrics_answer(
             self._metrics, self._pool_figures(), self._memory(), breakers, queue, window_s, name
-        )
-
-    def prometheus(self, *, openmetrics: bool) -> str:
-        return render(
-            self._metrics,
-            self._pool_figures(),
-            self._memory(),
-            self._breaker_figures(),
-            self._queue_figures(),
-            records_dropped=self._executions.dropped,
-            openmetrics=openmetrics,
         )
 
     def _queue_figures(self) -> QueueFigures:

@@ -65,8 +65,10 @@ if TYPE_CHECKING:
     from atlatl.ports import OnChunk, Store
     from atlatl.reports import Reports
     from atlatl.runtimes.manager import RuntimeManager
+    from atlatl.scrape import Scrape
     from atlatl.settings import Settings
     from atlatl.telemetry.feed import Feed, Listener
+    from atlatl.telemetry.lag import LoopLag
 
 MAX_PAGE = 1000
 DEFAULT_ESTIMATE_MS = 5000
@@ -97,6 +99,8 @@ class Parts:
     reports: Reports
     live: LiveReports
     feed: Feed
+    scrape: Scrape
+    lag: LoopLag
     new_id: Callable[[], str]
 
 
@@ -155,6 +159,7 @@ class FunctionService:
             await parts.store.open()
             await parts.shelf.open()
             await self._deployer.load()
+            parts.scrape.enroll()
             await parts.executions.open()
             await parts.dispatcher.open()
         except BaseException:
@@ -165,6 +170,7 @@ class FunctionService:
             asyncio.create_task(parts.autoscaler.run(), name="autoscaler"),
             asyncio.create_task(parts.callbacks.run(), name="callbacks"),
             asyncio.create_task(self._tidy(), name="tidy"),
+            asyncio.create_task(parts.lag.run(), name="lag"),
         ]
         self._opened = True
 
@@ -634,8 +640,13 @@ class FunctionService:
         """The answer of `GET /api/serverless/metrics`; raises TaskNotFound."""
         return self._reports.metrics_answer(window_s, task)
 
+    async def scrape(self, *, openmetrics: bool = False) -> bytes:
+        """The text for Prometheus, put together a few tasks at a time: calls go on meanwhile."""
+        return await self._parts.scrape.text(openmetrics=openmetrics)
+
     def prometheus(self, *, openmetrics: bool = False) -> str:
-        return self._reports.prometheus(openmetrics=openmetrics)
+        """The text for Prometheus in one go."""
+        return self._parts.scrape.text_at_once(openmetrics=openmetrics).decode()
 
     def instances(self) -> list[InstanceView]:
         return self._reports.instances()

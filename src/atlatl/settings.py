@@ -523,6 +523,30 @@ class DrainSettings(Group, frozen=True):
         _non_negative(self, "timeout_s")
 
 
+class TelemetrySettings(Group, frozen=True):
+    log_executions: bool = True
+    """Whether the log has a line for each execution that ended."""
+    max_task_names: int = 1000
+    """Tasks with figures of their own; those of the others are one sum, called `/other`."""
+    traces_endpoint: str = ""
+    """A collector's address for traces by OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`. Empty
+    is off. Needs `pip install "atlatl[traces]"`."""
+    traces_sample_ratio: float = 0.01
+    """Share of the calls that are traced, 0 to 1, of those that come without a trace of their
+    caller; the others are traced when their caller's trace is."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_task_names")
+        _require(0 <= self.traces_sample_ratio <= 1, "`traces_sample_ratio` must be from 0 to 1")
+        _require(
+            not self.traces_endpoint or _ENDPOINT.fullmatch(self.traces_endpoint) is not None,
+            f"`traces_endpoint` must be a http or https URL, it is {self.traces_endpoint!r}",
+        )
+
+
+_ENDPOINT = re.compile(r"https?://[^\s/?#]+\S*")
+
+
 class AuthSettings(Group, frozen=True):
     required: bool | Literal["auto"] = "auto"
     """`auto`: on loopback only management needs a token, elsewhere everything does."""
@@ -625,6 +649,7 @@ class Settings(Group, frozen=True):
     drain: DrainSettings = DrainSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 TASK_GROUPS = ("pool", "scaling", "scheduler", "breaker", "retry", "confinement")

@@ -19,9 +19,8 @@ from atlatl import cli, errors
 from atlatl.core.hosts import as_address, is_public
 from atlatl.settings import Group, Settings
 from atlatl.telemetry.feed import KINDS
-from atlatl.telemetry.figures import BreakersFigures, MemoryFigures
-from atlatl.telemetry.metrics import Metrics
-from atlatl.telemetry.prometheus import render
+from atlatl.telemetry.prometheus import Page
+from atlatl.telemetry.service_families import ServiceScrape
 from tests.e2e.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +128,7 @@ def test_every_event_and_every_step_of_a_life_has_its_row() -> None:
 
 
 def test_every_metric_has_its_row() -> None:
-    text = render(Metrics(lambda: 0.0), [], MemoryFigures(), BreakersFigures())
+    text = Page(openmetrics=False).text(ServiceScrape()).decode()
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     assert names
     assert {name for name in names if f"| `{name}` |" not in reference("metrics.md")} == set()

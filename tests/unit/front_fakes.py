@@ -353,8 +353,8 @@ class FakeService:
             self.task(task)
         return {"total": {}, "window": {"duration_seconds": window_s}, "circuit_breaker": {}}
 
-    def prometheus(self, *, openmetrics: bool = False) -> str:
-        return "# EOF\n" if openmetrics else "up 1\n"
+    async def scrape(self, *, openmetrics: bool = False) -> bytes:
+        return b"# EOF\n" if openmetrics else b"up 1\n"
 
     def instances(self) -> list[InstanceView]:
         view = InstanceView(

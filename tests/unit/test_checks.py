@@ -28,8 +28,10 @@ from atlatl.model import OutcomeKind
 from atlatl.settings import Settings, parse
 from atlatl.telemetry.figures import BreakersFigures, MemoryFigures, PoolFigures
 from atlatl.telemetry.metrics import Metrics, metrics_answer
-from atlatl.telemetry.prometheus import render
+from atlatl.telemetry.prometheus import Page
 from atlatl.telemetry.queues import QueueFigures
+from atlatl.telemetry.service_families import ServiceScrape
+from atlatl.telemetry.task_families import TaskScrape, task_label
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -55,7 +57,10 @@ def figures_of(metrics: Metrics) -> dict[str, Any]:
 
 
 def exposition_of(metrics: Metrics) -> str:
-    return render(metrics, [], MemoryFigures(), BreakersFigures())
+    page = Page(openmetrics=False)
+    for name in metrics.names():
+        page.add([TaskScrape(label=task_label(name), figures=metrics.figures(name))])
+    return page.text(ServiceScrape()).decode()
 
 
 def busy() -> Metrics:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from typing import Any
 
 import pytest
@@ -10,20 +12,18 @@ import pytest
 from atlatl import events
 from atlatl.engine.breaker import CircuitState
 from atlatl.model import OutcomeKind
-from atlatl.settings import CircuitBreakerSettings
-from atlatl.telemetry.figures import (
-    BreakerFigures,
-    BreakersFigures,
-    MemoryFigures,
-    PoolFigures,
-)
+from atlatl.telemetry.figures import PoolFigures
+from atlatl.telemetry.lag import LagFigures
 from atlatl.telemetry.metrics import OTHER, Metrics
-from atlatl.telemetry.prometheus import OPENMETRICS, TEXT, content_type, render
-from atlatl.telemetry.queues import QueueFigures, TaskQueue
+from atlatl.telemetry.process import ProcessFigures, process_figures
+from atlatl.telemetry.prometheus import OPENMETRICS, TEXT, Page, content_type
+from atlatl.telemetry.queues import TaskQueue
+from atlatl.telemetry.service_families import ServiceScrape
+from atlatl.telemetry.task_families import TaskScrape, task_label
 
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? ([0-9.e+-]+)')
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\"n])*)"')
-CLOSED, OPEN = CircuitState.CLOSED, CircuitState.OPEN
+OPEN = CircuitState.OPEN
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -50,6 +50,27 @@ NAMES = {
     "atlatl_execution_recoveries_total": "counter",
     "atlatl_executions_died_total": "counter",
     "atlatl_callbacks_total": "counter",
+    "atlatl_pool_utilization_ratio": "gauge",
+    "atlatl_pool_requests_total": "counter",
+    "atlatl_breaker_rejections_total": "counter",
+    "atlatl_build_info": "gauge",
+    "atlatl_tasks": "gauge",
+    "atlatl_concurrent_executions": "gauge",
+    "atlatl_concurrent_executions_limit": "gauge",
+    "atlatl_waiting_executions": "gauge",
+    "atlatl_waiting_executions_limit": "gauge",
+    "atlatl_inflight_bytes": "gauge",
+    "atlatl_inflight_limit_bytes": "gauge",
+    "atlatl_memory_limit_bytes": "gauge",
+    "atlatl_spans_total": "counter",
+    "atlatl_event_loop_lag_seconds": "histogram",
+    "process_cpu_seconds_total": "counter",
+    "process_resident_memory_bytes": "gauge",
+    "process_virtual_memory_bytes": "gauge",
+    "process_open_fds": "gauge",
+    "process_max_fds": "gauge",
+    "process_threads": "gauge",
+    "process_start_time_seconds": "gauge",
 }
 
 
@@ -91,25 +112,44 @@ def busy() -> Metrics:
     return metrics
 
 
-def text(metrics: Metrics | None = None, **more: Any) -> str:
-    return render(
-        metrics or busy(),
-        [
-            PoolFigures("hello", total=3, in_use=1, available=2, starting=1, waiting=5, max_size=8),
-            PoolFigures("hello", total=1, in_use=1, max_size=4),
-        ],
-        MemoryFigures(used_bytes=10, limit_bytes=99, by_task={"hello": 10}),
-        BreakersFigures(breakers=(BreakerFigures("hello", OPEN, 3, CircuitBreakerSettings()),)),
-        QueueFigures(
-            limit=1000,
-            tasks=(
-                TaskQueue("calc"),
-                TaskQueue("hello", ready=3, delayed=2, leased=1, dead=2, oldest_s=1.5),
-            ),
-        ),
-        records_dropped={"rate": 6, "store": 2},
-        **more,
-    )
+SERVICE = ServiceScrape(
+    version="1.2",
+    python="3.11",
+    tasks=2,
+    executions=4,
+    executions_limit=1000,
+    waiting=5,
+    waiting_limit=900,
+    inflight_bytes=10,
+    inflight_limit_bytes=99,
+    memory_limit_bytes=98,
+    queue_limit=1000,
+    records_dropped={"rate": 6, "store": 2},
+    callbacks={"told": 1, "failed": 2},
+    spans={"exported": 7, "dropped": 1},
+    lag=LagFigures((3, *[0] * 11, 1), 20.5),
+    process=ProcessFigures(1.5, 1000, 2000, 12, 1024, 3, 1e9),
+)
+
+
+def text(metrics: Metrics | None = None, *, openmetrics: bool = False) -> str:
+    metrics = metrics or busy()
+    page = Page(openmetrics=openmetrics)
+    for name in sorted({*metrics.names(), "calc"}):
+        own: dict[str, Any] = {"queue": TaskQueue("calc")} if name == "calc" else {}
+        if name == "hello":
+            own = {
+                "pool": PoolFigures(
+                    "hello", total=4, in_use=2, available=2, starting=1, waiting=5, max_size=12,
+                    total_requests=9, utilization=0.25,
+                ),
+                "breaker_states": (OPEN,),
+                "breaker_rejections": 3,
+                "queue": TaskQueue("hello", ready=3, delayed=2, leased=1, dead=2, oldest_s=1.5),
+                "memory_bytes": 10,
+            }  # fmt: skip
+        page.add([TaskScrape(label=task_label(name), figures=metrics.figures(name), **own)])
+    return page.text(SERVICE).decode()
 
 
 def samples(rendered: str) -> Samples:
@@ -191,10 +231,47 @@ def test_gauges_come_from_their_owners_d46() -> None:
         assert value(rendered, "atlatl_pool_instances", state=state, **hello) == count
     assert value(rendered, "atlatl_pool_max_instances", **hello) == 12
     assert value(rendered, "atlatl_pool_waiting", **hello) == 5
+    assert value(rendered, "atlatl_pool_utilization_ratio", **hello) == 0.25
+    assert value(rendered, "atlatl_pool_requests_total", **hello) == 9
+    assert value(rendered, "atlatl_breaker_rejections_total", **hello) == 3
     for state, here in {"closed": 0, "open": 1, "half-open": 0}.items():
         assert value(rendered, "atlatl_breaker_state", state=state, **hello) == here
     assert value(rendered, "atlatl_records_dropped_total", reason="rate") == 6
     assert value(rendered, "atlatl_records_dropped_total", reason="store") == 2
+
+
+def test_the_service_as_a_whole_is_there() -> None:
+    rendered = text()
+    assert value(rendered, "atlatl_build_info", version="1.2", python="3.11") == 1
+    assert value(rendered, "atlatl_tasks") == 2
+    assert value(rendered, "atlatl_concurrent_executions") == 4
+    assert value(rendered, "atlatl_concurrent_executions_limit") == 1000
+    assert value(rendered, "atlatl_waiting_executions") == 5
+    assert value(rendered, "atlatl_waiting_executions_limit") == 900
+    assert value(rendered, "atlatl_inflight_bytes") == 10
+    assert value(rendered, "atlatl_inflight_limit_bytes") == 99
+    assert value(rendered, "atlatl_memory_limit_bytes") == 98
+    assert value(rendered, "atlatl_spans_total", outcome="exported") == 7
+    assert value(rendered, "atlatl_spans_total", outcome="dropped") == 1
+    lag = "atlatl_event_loop_lag_seconds"
+    assert value(rendered, f"{lag}_bucket", le="0.001") == 3
+    assert value(rendered, f"{lag}_count") == value(rendered, f"{lag}_bucket", le="+Inf") == 4
+    assert value(rendered, f"{lag}_sum") == 20.5
+    assert value(rendered, "process_cpu_seconds_total") == 1.5
+    assert value(rendered, "process_open_fds") == 12
+
+
+def test_what_the_kernel_says_of_the_process() -> None:
+    before = process_figures()
+    with open(os.devnull) as one, open(os.devnull) as two:  # noqa: PTH123
+        after = process_figures()
+        assert one.fileno() != two.fileno()
+    assert after.open_fds == before.open_fds + 2
+    assert after.cpu_s == pytest.approx(time.process_time(), abs=1.0)
+    assert 2**20 < after.resident_bytes < after.virtual_bytes
+    assert after.threads >= 1
+    assert after.max_fds >= after.open_fds
+    assert 0 < time.time() - after.started_at < 86_400
 
 
 def test_the_queue_is_there_by_task_with_its_limit() -> None:

@@ -290,12 +290,21 @@ class InstancePool:
         """Instances that do all the work while calls are handed ahead; None: they are not."""
         return self._lending.few
 
-    def stats(self) -> PoolStats:
-        """Everything is read off the instances and the account at this moment."""
+    @property
+    def memory_bytes(self) -> int:
+        """PSS of its instances when last sampled."""
+        return sum(each.memory_bytes for each in self._lending.stock.instances)
+
+    def stats(self, *, waits: bool = True) -> PoolStats:
+        """Everything is read off the instances and the account at this moment.
+
+        Args:
+            waits: with the quantile of waits, which costs more than all the rest.
+        """
         account, stock, now = self._lending.account, self._lending.stock, self._clock()
         in_use = sum(i.in_flight > 0 for i in stock.instances)
         available = sum(i.idle for i in stock.instances)
-        p95_s = account.wait_quantile_s(0.95)
+        p95_s = account.wait_quantile_s(0.95) if waits else None
         return PoolStats(
             total=in_use + available,
             in_use=in_use,

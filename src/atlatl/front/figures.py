@@ -63,7 +63,7 @@ class Figures:
     async def prometheus(self, request: Request) -> Response:
         """Figures in Prometheus' text format, or in OpenMetrics when asked for."""
         media_type = content_type(request.headers.get("accept", ""))
-        text = self._service.prometheus(openmetrics=media_type == OPENMETRICS)
+        text = await self._service.scrape(openmetrics=media_type == OPENMETRICS)
         return Response(text, headers={"Content-Type": media_type})
 
     async def health(self, request: Request) -> Response:

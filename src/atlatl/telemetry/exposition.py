@@ -1,88 +1,79 @@
-"""Families of samples, and how Prometheus' two text formats write them.
+"""How Prometheus' two text formats write families of samples.
 
 They are the classic text format 0.0.4 and OpenMetrics 1.0.0. They differ in the names of
-counter families, the order and number of the comment lines, and the end mark.
+counter families, the order and number of the comment lines, and the end mark. Lines are put
+together as text at once: a service with 1000 tasks has 60 000 of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 from atlatl.core.window import BOUNDS_S
-from atlatl.model import Record
+
+S = TypeVar("S")
 
 _BOUNDS = (*map(repr, BOUNDS_S), "+Inf")
-
-Sample = tuple[str, Mapping[str, str], float]
-"""Suffix of the name, labels, value."""
+_UNITS = ("seconds", "bytes", "ratio")
 
 
-class Family(Record, frozen=True):
-    """All samples of one name, which stands here without the `_total` of counters."""
+class Family(Generic[S]):
+    """All samples of one name.
 
-    name: str
-    kind: str
-    """`counter`, `gauge` or `histogram`."""
-    help: str
-    samples: list[Sample]
-
-
-def counter(name: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> Family:
-    """A family whose samples are totals; `name` comes without `_total`."""
-    return Family(name, "counter", text, [("_total", labels, value) for labels, value in samples])
-
-
-def gauge(name: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> Family:
-    """A family whose samples rise and fall."""
-    return Family(name, "gauge", text, [("", labels, value) for labels, value in samples])
-
-
-def histogram(name: str, text: str, series: Iterable[tuple[str, Sequence[int], float]]) -> Family:
-    """A family with the bounds of latencies.
-
-    Args:
-        name: of the family.
-        text: its help.
-        series: name of the task, count of each bucket alone, sum in seconds.
+    Attributes:
+        name: without the `_total` of counters.
+        kind: `counter`, `gauge` or `histogram`.
+        help: what it is, for people.
+        lines: the lines of the samples that one source has; the same in both formats.
     """
-    samples: list[Sample] = []
-    for task_name, buckets, sum_s in series:
-        labels = {"faas_name": task_name}
-        cumulative = list(accumulate(buckets))
-        for bound, count in zip(_BOUNDS, cumulative, strict=True):
-            samples.append(("_bucket", labels | {"le": bound}, count))
-        samples += [("_sum", labels, sum_s), ("_count", labels, cumulative[-1])]
-    return Family(name, "histogram", text, samples)
+
+    __slots__ = ("help", "kind", "lines", "name")
+
+    def __init__(self, name: str, kind: str, text: str, lines: Callable[[S], str]) -> None:
+        self.name = name
+        self.kind = kind
+        self.help = text
+        self.lines = lines
+
+    def head(self, *, openmetrics: bool) -> str:
+        """The lines before the samples.
+
+        In the classic format a counter's family has the name of its samples, `_total` included.
+        """
+        if not openmetrics:
+            name = f"{self.name}_total" if self.kind == "counter" else self.name
+            return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}\n"
+        unit = self.name.rpartition("_")[2]
+        stated = f"# UNIT {self.name} {unit}\n" if unit in _UNITS else ""
+        return f"# TYPE {self.name} {self.kind}\n{stated}# HELP {self.name} {self.help}\n"
 
 
-def lines(family: Family, *, openmetrics: bool) -> Iterator[str]:
-    """The lines of one family.
-
-    In the classic format a counter's family has the name of its samples, `_total` included.
-    """
-    classic_counter = family.kind == "counter" and not openmetrics
-    name = f"{family.name}_total" if classic_counter else family.name
-    if openmetrics:
-        yield f"# TYPE {name} {family.kind}"
-        unit = name.rpartition("_")[2]
-        if unit in ("seconds", "bytes"):
-            yield f"# UNIT {name} {unit}"
-        yield f"# HELP {name} {family.help}"
-    else:
-        yield f"# HELP {name} {family.help}"
-        yield f"# TYPE {name} {family.kind}"
-    for suffix, labels, value in family.samples:
-        yield f"{family.name}{suffix}{_labels(labels)} {value!r}"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    pairs = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
-    return f"{{{pairs}}}"
+def label(name: str, value: str) -> str:
+    """One label as it stands between the braces."""
+    return f'{name}="{escape(value)}"'
 
 
 def escape(value: str) -> str:
     r"""A label's value as it stands between quotes: `\`, `"` and line ends are escaped."""
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def histogram(name: str, labels: str, buckets: Sequence[int], sum_s: float) -> str:
+    """The lines of a histogram with the bounds of latencies.
+
+    Args:
+        name: of the family.
+        labels: as they stand between the braces; may be empty.
+        buckets: count of each bucket alone, the one without a bound included.
+        sum_s: of what was observed.
+    """
+    before = f"{labels}," if labels else ""
+    after = f"{{{labels}}}" if labels else ""
+    total = 0
+    lines = []
+    for bound, total in zip(_BOUNDS, accumulate(buckets), strict=True):
+        lines.append(f'{name}_bucket{{{before}le="{bound}"}} {total}\n')
+    lines.append(f"{name}_sum{after} {sum_s!r}\n{name}_count{after} {total}\n")
+    return "".join(lines)

@@ -42,6 +42,7 @@ from atlatl.events import (
     PoolScaled,
     StartFailedEvent,
     TaskDeleted,
+    TaskDeployed,
 )
 from atlatl.model import OutcomeKind
 from atlatl.telemetry.answer import answer
@@ -182,6 +183,8 @@ class Metrics:
                 self._happened(name, "scaled", event.direction)
             case BreakerChanged():
                 self._happened(name, "breaker", event.new)
+            case TaskDeployed():
+                self.enroll(name)
             case TaskDeleted():
                 self.forget(name)
             case _:
@@ -244,6 +247,12 @@ class Metrics:
             return self._other
         task = self._tasks[task_name] = _Task()
         return task
+
+    def enroll(self, task_name: str) -> None:
+        """Gives a task figures of its own before anything is counted, if there is room."""
+        with self._lock:
+            if task_name not in self._tasks:
+                self._new_task(task_name)
 
     def forget(self, task_name: str) -> None:
         """Removes the name of a task; what it counted stays in the totals and under `/other`."""
@@ -312,12 +321,22 @@ class Metrics:
 
     def tasks(self) -> list[TaskFigures]:
         """All that is exported, in the order of the names; together they are the totals."""
+        found = map(self.figures, self.names())
+        return [figures for figures in found if figures is not None]
+
+    def names(self) -> list[str]:
+        """Tasks with figures of their own, in order, and `/other`."""
         with self._lock:
-            copies = [
-                (name, task.series.total(), list(task.init), dict(task.happenings))
-                for name, task in (*self._tasks.items(), (OTHER, self._other))
-            ]
-        return [task_figures_of(*copy) for copy in sorted(copies, key=lambda copy: copy[0])]
+            return sorted((*self._tasks, OTHER))
+
+    def figures(self, task_name: str) -> TaskFigures | None:
+        """What is exported for one of `names`, from one moment; None when it is gone."""
+        with self._lock:
+            task = self._other if task_name == OTHER else self._tasks.get(task_name)
+            if task is None:
+                return None
+            row, init, happenings = task.series.total(), list(task.init), dict(task.happenings)
+        return task_figures_of(task_name, row, init, happenings)
 
     def _series(self, task_name: str) -> Series:
         if not task_name:

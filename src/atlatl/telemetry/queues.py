@@ -46,7 +46,7 @@ class QueueFigures(Record, frozen=True):
 
     def of(self, task_name: str = "") -> TaskQueue:
         """Of one task, or the sum of all."""
-        return _sum(task_name, [one for one in self.tasks if task_name in ("", one.task_name)])
+        return joined(task_name, [one for one in self.tasks if task_name in ("", one.task_name)])
 
 
 class DurableStats(Record, frozen=True):
@@ -86,17 +86,18 @@ def queue_figures_of(
     tasks = {name: TaskQueue(name) for name in deployed}
     gone: list[TaskQueue] = []
     for depth in depths:
-        found = _task_queue(depth, now)
+        found = task_queue_of(depth, now)
         if depth.task_name in tasks:
             tasks[depth.task_name] = found
         else:
             gone.append(found)
     if gone:
-        tasks[OTHER] = _sum(OTHER, gone)
+        tasks[OTHER] = joined(OTHER, gone)
     return QueueFigures(limit, tuple(tasks[name] for name in sorted(tasks)))
 
 
-def _task_queue(depth: QueueDepth, now: float) -> TaskQueue:
+def task_queue_of(depth: QueueDepth, now: float) -> TaskQueue:
+    """Of one task that the queue holds something of."""
     since = depth.oldest_ready_at
     return TaskQueue(
         task_name=depth.task_name,
@@ -108,7 +109,8 @@ def _task_queue(depth: QueueDepth, now: float) -> TaskQueue:
     )
 
 
-def _sum(name: str, tasks: Sequence[TaskQueue]) -> TaskQueue:
+def joined(name: str, tasks: Sequence[TaskQueue]) -> TaskQueue:
+    """The sums of several tasks, under one name."""
     return TaskQueue(
         task_name=name,
         ready=sum(one.ready for one in tasks),
