@@ -57,7 +57,13 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
     writer = stderr_writer()
     logger = configure(writer, colours=sys.stderr.isatty())
     try:
-        logged = [ExecutionLog(logger, None if sys.stderr.isatty() else writer)]
+        logged = [
+            ExecutionLog(
+                logger,
+                None if sys.stderr.isatty() else writer,
+                executions=settings.telemetry.log_executions,
+            )
+        ]
         async with (
             FunctionService(settings, listeners=logged) as service,
             _fronts(service) as where,

@@ -10,6 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version as package_version
 from pathlib import Path
 
 import platformdirs
@@ -50,6 +51,8 @@ from atlatl.telemetry.feed import Feed
 from atlatl.telemetry.journal import Journal
 from atlatl.telemetry.lag import LoopLag
 from atlatl.telemetry.metrics import Metrics
+from atlatl.telemetry.otlp import otlp_exporter
+from atlatl.telemetry.traces import Traces
 
 IDS_AT_ONCE = 128
 
@@ -93,8 +96,10 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
     budget = settings.limits.memory_budget_bytes or memory_budget_bytes()
     metrics = Metrics(clock, max_names=settings.telemetry.max_task_names)
     lag = LoopLag(clock)
+    traces = _traces(settings, dice)
     journal = Journal()
-    telemetry = Fanout([metrics, *listeners], rarities=[journal])
+    heard = [metrics, *(() if traces is None else (traces,)), *listeners]
+    telemetry = Fanout(heard, rarities=[journal])
 
     def breaker_changed(name: str, old: CircuitState, new: CircuitState) -> None:
         telemetry.emit(BreakerChanged(at=wall(), task_name=name, old=str(old), new=str(new)))
@@ -117,12 +122,13 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         clock=clock,
         wall=wall,
         chance=dice.random,
+        tracing=traces,
     )
 
     callbacks = Callbacks(
         store.queue,
         executions.find,
-        Messenger(settings.callbacks, chance=dice.random),
+        Messenger(settings.callbacks),
         telemetry,
         steady=steady,
         chance=dice.random,
@@ -149,6 +155,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         clock=clock,
         wall=wall,
         steady=steady,
+        tracing=traces,
     )
 
     def make_pool(task: Task, start: Callable[[], Awaitable[InstanceChannel]]) -> InstancePool:
@@ -216,7 +223,7 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         memory_limit_bytes=budget,
         queue_depths=dispatcher.depths,
         queue_clock=steady,
-        spans=lambda: {"exported": 0, "dropped": 0},
+        trace_records=dict if traces is None else traces.counts,
     )
     call_tasks = CallTasks(
         settings.limits, registry, catalogue, shelf, deployer, dispatcher.pending_of, clock=clock
@@ -241,7 +248,21 @@ def build(settings: Settings, listeners: Sequence[Telemetry] = ()) -> service.Pa
         feed=Feed(telemetry, live.figures, clock=clock, wall=wall),
         scrape=scrape,
         lag=lag,
+        traces=traces,
         new_id=new_id,
+    )
+
+
+def _traces(settings: Settings, dice: random.Random) -> Traces | None:
+    """None costs nothing: then no call is asked whether it is traced."""
+    wanted = settings.telemetry
+    if not wanted.traces_endpoint:
+        return None
+    return Traces(
+        otlp_exporter(wanted.traces_endpoint, package_version("atlatl")),
+        sample_ratio=wanted.traces_sample_ratio,
+        chance=dice.random,
+        bits=dice.getrandbits,
     )
 
 

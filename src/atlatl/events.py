@@ -20,6 +20,8 @@ class ExecutionFinished(Event, frozen=True):
     """Acceptance to end (synchronous), attempt start to end (async)."""
     redriven: bool = False
     """It had ended before, as a dead letter, and was counted then."""
+    traceparent: str = ""
+    """That the call came with; empty without one."""
 
 
 class ExecutionAccepted(Event, frozen=True):
@@ -37,6 +39,24 @@ class AttemptFailed(Event, frozen=True):
     retry_in_s: float
     recovered: bool = False
     """It was the end of the service that cut the attempt off."""
+    queued_at: float = 0.0
+    """When the execution was accepted, Unix seconds."""
+    started_at: float | None = None
+    """When the attempt began; None when that is not known any more."""
+    traceparent: str = ""
+
+
+class CallRetried(Event, frozen=True):
+    """An attempt of a call that somebody waits for failed, and another one follows."""
+
+    execution_id: str
+    attempt: int
+    code: str
+    retry_in_s: float
+    queued_at: float
+    started_at: float | None
+    """None when the attempt got no instance."""
+    traceparent: str = ""
 
 
 class ExecutionDied(Event, frozen=True):
@@ -56,6 +76,11 @@ class CallbackTried(Event, frozen=True):
     failure: str = ""
     """Empty when it was told."""
     given_up: bool = False
+    took_s: float = 0.0
+    traceparent: str = ""
+    """That the execution's call came with."""
+    span_id: str = ""
+    """Of the try, as the receiver was told it."""
 
 
 class CallRefused(Event, frozen=True):
@@ -65,6 +90,7 @@ class CallRefused(Event, frozen=True):
     outcome: str
     """`rejected` or `invalid`."""
     code: str
+    traceparent: str = ""
 
 
 class InstanceStarted(Event, frozen=True):

@@ -391,6 +391,16 @@ class Queue(Protocol):
         """
 
 
+class Tracing(Protocol):
+    """The trace context of calls, where calls are traced."""
+
+    def begin(self, call: Call) -> Call:
+        """A call that is taken in; it may get a trace of its own."""
+
+    def entering(self, call: Call, encoded: Encoded, attempt: int) -> tuple[Call, Encoded]:
+        """What the instance is told that runs an attempt."""
+
+
 class Telemetry(Protocol):
     def emit(self, event: Event) -> None:
         """Never raises, never waits."""

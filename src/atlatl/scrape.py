@@ -42,7 +42,7 @@ class Scrape:
         memory_limit_bytes: what the instances may use together.
         queue_depths: what the queue holds; asks nobody.
         queue_clock: Unix seconds of the queue's clock, for ages.
-        spans: how many spans there were, by what became of them.
+        trace_records: what happened to traced calls, by whether the collector has it.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Scrape:
         memory_limit_bytes: int,
         queue_depths: Callable[[], Sequence[QueueDepth]],
         queue_clock: Callable[[], float],
-        spans: Callable[[], Mapping[str, int]],
+        trace_records: Callable[[], Mapping[str, int]],
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -70,7 +70,7 @@ class Scrape:
         self._memory_limit_bytes = memory_limit_bytes
         self._queue_depths = queue_depths
         self._queue_clock = queue_clock
-        self._spans = spans
+        self._trace_records = trace_records
 
     def enroll(self) -> None:
         """Gives the tasks that are deployed names of their own, as far as there is room.
@@ -160,7 +160,7 @@ class Scrape:
             queue_limit=limits.max_durable_pending,
             records_dropped=self._executions.dropped,
             callbacks=callbacks,
-            spans=self._spans(),
+            trace_records=self._trace_records(),
             lag=self._lag.figures(),
             process=process,
         )

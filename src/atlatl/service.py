@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from atlatl.settings import Settings
     from atlatl.telemetry.feed import Feed, Listener
     from atlatl.telemetry.lag import LoopLag
+    from atlatl.telemetry.traces import Traces
 
 MAX_PAGE = 1000
 DEFAULT_ESTIMATE_MS = 5000
@@ -101,6 +102,7 @@ class Parts:
     feed: Feed
     scrape: Scrape
     lag: LoopLag
+    traces: Traces | None
     new_id: Callable[[], str]
 
 
@@ -201,6 +203,8 @@ class FunctionService:
         await self._parts.shelf.close()
         await self._parts.runtimes.close()
         await self._parts.store.close()
+        if self._parts.traces is not None:
+            await asyncio.to_thread(self._parts.traces.close)
 
     async def _tidy(self) -> None:
         while True:

@@ -114,7 +114,6 @@ class World:
         self.events: list[CallbackTried] = []
         self.messenger = Messenger(
             self.settings,
-            chance=lambda: 0.5,
             resolve=self.resolve,
             transport=httpx.MockTransport(self.receive),
         )
@@ -713,7 +712,7 @@ def test_a_receiver_that_fails_breaks_off_and_then_takes_it() -> None:
             world.it = Callbacks(
                 world.queue,  # type: ignore[arg-type]
                 world.find,
-                Messenger(world.settings, chance=lambda: 0.5),
+                Messenger(world.settings),
                 world,
                 steady=lambda: START + 3600.0 * next(hours),
                 chance=lambda: 0.5,

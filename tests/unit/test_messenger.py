@@ -31,6 +31,7 @@ from tests.virtual_time import virtual
 
 PUBLIC = "93.184.216.34"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "00000000000000ab"
 CALLBACK = Callback(execution_id="e-1", url="https://example.org/ended?key=secret")
 
 
@@ -58,7 +59,7 @@ DONE = succeeded(Result(kind="json", body=b'{"a":1}'))
 
 
 def test_a_result_is_sent_as_it_is_with_its_own_type() -> None:
-    sent = message(replace(DONE, attempt=3), CALLBACK, 1)
+    sent = message(replace(DONE, attempt=3), CALLBACK, SPAN)
     assert sent.body == b'{"a":1}'
     agent = sent.headers.pop("User-Agent")
     assert agent.startswith("atlatl/")
@@ -75,7 +76,7 @@ def test_a_result_is_sent_as_it_is_with_its_own_type() -> None:
 
 def test_of_a_response_only_body_and_type_are_sent() -> None:
     fields = (("Content-Type", "image/png"), ("Set-Cookie", "a=1"), ("Host", "evil"))
-    sent = message(succeeded(Result(kind="response", body=b"png", headers=fields)), CALLBACK, 1)
+    sent = message(succeeded(Result(kind="response", body=b"png", headers=fields)), CALLBACK, SPAN)
     assert sent.body == b"png"
     assert sent.headers["Content-Type"] == "image/png"
     assert not {"Set-Cookie", "Host"} & set(sent.headers)
@@ -84,7 +85,7 @@ def test_of_a_response_only_body_and_type_are_sent() -> None:
 @pytest.mark.parametrize("stated", ["text/plain\r\nX-Evil: 1", "", "bücher", " ", "a\0"])
 def test_a_type_that_is_no_header_value_is_not_sent(stated: str) -> None:
     result = Result(kind="response", body=b"", headers=(("content-type", stated),))
-    sent = message(succeeded(result), CALLBACK, 1)
+    sent = message(succeeded(result), CALLBACK, SPAN)
     assert sent.headers["Content-Type"] == "application/octet-stream"
 
 
@@ -96,7 +97,7 @@ def test_a_type_that_is_no_header_value_is_not_sent(stated: str) -> None:
     ],
 )
 def test_a_failure_is_a_problem_document(outcome: Outcome, status: str, code: str) -> None:
-    sent = message(ended(outcome), CALLBACK, 1)
+    sent = message(ended(outcome), CALLBACK, SPAN)
     document = json.loads(sent.body)
     assert sent.headers["Atlatl-Status"] == status
     assert sent.headers["Content-Type"] == "application/problem+json"
@@ -106,7 +107,7 @@ def test_a_failure_is_a_problem_document(outcome: Outcome, status: str, code: st
 
 
 def test_a_result_that_is_not_kept_any_more_is_said_to_be_omitted() -> None:
-    sent = message(succeeded(None), CALLBACK, 1)
+    sent = message(succeeded(None), CALLBACK, SPAN)
     assert sent.body == b""
     assert sent.headers["Atlatl-Result-Omitted"] == "1"
     assert sent.headers["Atlatl-Status"] == "COMPLETED"
@@ -114,13 +115,13 @@ def test_a_result_that_is_not_kept_any_more_is_said_to_be_omitted() -> None:
 
 
 def test_a_task_name_of_any_script_fits_into_a_header() -> None:
-    sent = message(replace(DONE, task_name="grüße 100%"), CALLBACK, 1)
+    sent = message(replace(DONE, task_name="grüße 100%"), CALLBACK, SPAN)
     assert sent.headers["Atlatl-Task"] == "gr%C3%BC%C3%9Fe%20100%25"
 
 
 def test_the_trace_goes_on_with_a_span_of_its_own() -> None:
     traced = replace(CALLBACK, traceparent=f"00-{TRACE}-00f067aa0ba902b7-01", tracestate="a=1,b=2")
-    sent = message(DONE, traced, 0xAB)
+    sent = message(DONE, traced, SPAN)
     assert sent.headers["traceparent"] == f"00-{TRACE}-00000000000000ab-01"
     assert sent.headers["tracestate"] == "a=1,b=2"
 
@@ -137,7 +138,7 @@ def test_the_trace_goes_on_with_a_span_of_its_own() -> None:
     ],
 )
 def test_a_malformed_trace_is_not_sent(parent: str, state: str) -> None:
-    sent = message(DONE, replace(CALLBACK, traceparent=parent, tracestate=state), 1)
+    sent = message(DONE, replace(CALLBACK, traceparent=parent, tracestate=state), SPAN)
     assert "tracestate" not in sent.headers
     assert ("traceparent" in sent.headers) == (state != "a=1")
 
@@ -219,7 +220,7 @@ def reason(refusal: Refusal | None) -> str:
 
 
 def messenger(settings: CallbackSettings, **parts: Any) -> Messenger:
-    return Messenger(settings, chance=lambda: 0.5, **parts)
+    return Messenger(settings, **parts)
 
 
 @virtual

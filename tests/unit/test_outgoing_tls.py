@@ -55,7 +55,7 @@ async def tell(url: str, *leads_to: str) -> str:
         return next(answers)  # a second look-up is an error
 
     settings = CallbackSettings(allowed_hosts=(urlsplit(url).netloc,))
-    messenger = Messenger(settings, chance=lambda: 0.5, resolve=resolve)
+    messenger = Messenger(settings, resolve=resolve)
     try:
         refusal = await messenger.tell(Callback(execution_id="e-1", url=url), EXECUTION)
     finally:

@@ -47,6 +47,7 @@ NAMES = {
     "atlatl_dead_letters": "gauge",
     "atlatl_executions_accepted_total": "counter",
     "atlatl_execution_retries_total": "counter",
+    "atlatl_call_retries_total": "counter",
     "atlatl_execution_recoveries_total": "counter",
     "atlatl_executions_died_total": "counter",
     "atlatl_callbacks_total": "counter",
@@ -62,7 +63,7 @@ NAMES = {
     "atlatl_inflight_bytes": "gauge",
     "atlatl_inflight_limit_bytes": "gauge",
     "atlatl_memory_limit_bytes": "gauge",
-    "atlatl_spans_total": "counter",
+    "atlatl_trace_records_total": "counter",
     "atlatl_event_loop_lag_seconds": "histogram",
     "process_cpu_seconds_total": "counter",
     "process_resident_memory_bytes": "gauge",
@@ -104,6 +105,18 @@ def busy() -> Metrics:
             )
         )
     metrics.emit(
+        events.CallRetried(
+            at=0,
+            task_name="hello",
+            execution_id="e-3",
+            attempt=1,
+            code="INSTANCE_LOST",
+            retry_in_s=0.1,
+            queued_at=0.0,
+            started_at=None,
+        )
+    )
+    metrics.emit(
         events.ExecutionDied(0, "hello", execution_id="e-1", attempts=4, code="INSTANCE_LOST")
     )
     metrics.emit(events.CallbackTried(0, "hello", execution_id="e-2", tries=1, failure="refused"))
@@ -126,7 +139,7 @@ SERVICE = ServiceScrape(
     queue_limit=1000,
     records_dropped={"rate": 6, "store": 2},
     callbacks={"told": 1, "failed": 2},
-    spans={"exported": 7, "dropped": 1},
+    trace_records={"exported": 7, "dropped": 1},
     lag=LagFigures((3, *[0] * 11, 1), 20.5),
     process=ProcessFigures(1.5, 1000, 2000, 12, 1024, 3, 1e9),
 )
@@ -251,8 +264,8 @@ def test_the_service_as_a_whole_is_there() -> None:
     assert value(rendered, "atlatl_inflight_bytes") == 10
     assert value(rendered, "atlatl_inflight_limit_bytes") == 99
     assert value(rendered, "atlatl_memory_limit_bytes") == 98
-    assert value(rendered, "atlatl_spans_total", outcome="exported") == 7
-    assert value(rendered, "atlatl_spans_total", outcome="dropped") == 1
+    assert value(rendered, "atlatl_trace_records_total", outcome="exported") == 7
+    assert value(rendered, "atlatl_trace_records_total", outcome="dropped") == 1
     lag = "atlatl_event_loop_lag_seconds"
     assert value(rendered, f"{lag}_bucket", le="0.001") == 3
     assert value(rendered, f"{lag}_count") == value(rendered, f"{lag}_bucket", le="+Inf") == 4
@@ -291,6 +304,7 @@ def test_what_happens_to_durable_executions_is_counted() -> None:
     hello = {"faas_name": "hello"}
     assert value(rendered, "atlatl_executions_accepted_total", **hello) == 3
     assert value(rendered, "atlatl_execution_retries_total", **hello) == 2
+    assert value(rendered, "atlatl_call_retries_total", **hello) == 1
     assert value(rendered, "atlatl_execution_recoveries_total", **hello) == 1
     assert value(rendered, "atlatl_executions_died_total", **hello) == 1
     for outcome, count in {"told": 1, "failed": 2, "given_up": 0}.items():

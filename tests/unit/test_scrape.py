@@ -63,7 +63,7 @@ class House:
             memory_limit_bytes=2**30,
             queue_depths=lambda: self.depths,
             queue_clock=lambda: 100.0,
-            spans=lambda: {"exported": 1, "dropped": 0},
+            trace_records=lambda: {"exported": 1, "dropped": 0},
         )
         self.scrape.enroll()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from atlatl.engine.executions import Executions
     from atlatl.engine.manager import TaskExecutionManager
     from atlatl.engine.registry import Deployed
-    from atlatl.ports import Telemetry
+    from atlatl.ports import Telemetry, Tracing
     from atlatl.settings import Settings
 
 FULL_HINT_S = 5.0
@@ -37,6 +37,7 @@ class Acceptance:
         clock: monotonic seconds.
         wall: Unix seconds, by which `not_before` is judged.
         steady: Unix seconds that no change of the machine's clock moves.
+        tracing: None when no call is traced.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Acceptance:
         clock: Callable[[], float],
         wall: Callable[[], float],
         steady: Callable[[], float],
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._settings = settings
         self._manager = manager
         self._executions = executions
@@ -72,6 +75,8 @@ class Acceptance:
             QueueFull, RateLimited, Draining, StoreUnavailable: not now.
         """
         known = False
+        if self._tracing is not None:
+            call = self._tracing.begin(call)
         try:
             deployed, fingerprint = self._manager.check(call)
             known = True
@@ -151,6 +156,7 @@ class Acceptance:
                 execution_id=call.execution_id,
                 outcome=error.outcome,
                 code=error.code,
+                traceparent=call.traceparent,
             )
         )
 

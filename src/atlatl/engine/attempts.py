@@ -174,7 +174,12 @@ class Attempts:
         queued, cut_off = held.queued, record.started_at is not None
         tried = queued.tried
         if cut_off:
-            self._telling.attempt_failed(queued, error.code, recovered=True)
+            self._telling.attempt_failed(
+                queued,
+                error.code,
+                recovered=True,
+                started_at=held.of_attempt(record).started_at,
+            )
             tried = self._noted(held, record, recovered=True)
         again = replace(
             queued,
@@ -205,7 +210,9 @@ class Attempts:
 
     def _retry(self, held: Held, record: Execution, delay_s: float) -> None:
         queued, tried = held.queued, self._noted(held, record, delay_s)
-        self._telling.attempt_failed(queued, tried[-1].code, delay_s)
+        self._telling.attempt_failed(
+            queued, tried[-1].code, delay_s, started_at=held.of_attempt(record).started_at
+        )
         again = replace(
             queued,
             attempt=queued.attempt + 1,

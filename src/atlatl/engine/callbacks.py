@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from atlatl.core.turns import MAX_BACKOFF_S, Turns, delay_after, wished_delay_s
 from atlatl.engine.due_callbacks import DueCallbacks
-from atlatl.engine.messenger import Messenger, Refusal
+from atlatl.engine.messenger import Messenger, Refusal, span_of_try
 from atlatl.events import CallbackTried
 from atlatl.model import Callback, Execution
 
@@ -183,15 +183,20 @@ class Callbacks:
             await self._try(callback, execution)
 
     async def _try(self, callback: Callback, execution: Execution) -> None:
-        refusal = await self._messenger.tell(callback, execution)
+        tries, began = callback.tries + 1, self._steady()
+        span = span_of_try(callback, execution, tries)
+        refusal = await self._messenger.tell(callback, execution, span)
         self._telemetry.emit(
             CallbackTried(
-                at=self._steady(),
+                at=(now := self._steady()),
                 task_name=execution.task_name,
                 execution_id=callback.execution_id,
-                tries=callback.tries + 1,
+                tries=tries,
                 failure=refusal.reason if refusal else "",
                 given_up=refusal is not None and self._is_last(callback),
+                took_s=now - began,
+                traceparent=callback.traceparent,
+                span_id=span,
             )
         )
         if refusal is None:

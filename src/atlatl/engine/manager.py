@@ -31,7 +31,7 @@ from atlatl.errors import (
     TimedOut,
     TimedOutWaiting,
 )
-from atlatl.events import CallRefused, ExecutionFinished
+from atlatl.events import CallRefused, CallRetried, ExecutionFinished
 from atlatl.model import (
     Call,
     Execution,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from atlatl.engine.executions import Executions
     from atlatl.engine.pool import InstancePool
     from atlatl.engine.registry import Deployed, Registry
-    from atlatl.ports import OnChunk, Telemetry
+    from atlatl.ports import OnChunk, Telemetry, Tracing
 
 LATE_OUTPUT_S = 0.25
 """Longest wait for the output of a durable execution that was cut off."""
@@ -65,6 +65,7 @@ class TaskExecutionManager:
         clock: monotonic seconds.
         wall: Unix seconds, for records only.
         chance: a number in [0, 1), for the jitter of retries.
+        tracing: None when no call is traced.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class TaskExecutionManager:
         clock: Callable[[], float],
         wall: Callable[[], float],
         chance: Callable[[], float],
+        tracing: Tracing | None = None,
     ) -> None:
         self._registry = registry
         self._bytes = inflight
@@ -96,6 +98,7 @@ class TaskExecutionManager:
         self._clock = clock
         self._wall = wall
         self._chance = chance
+        self._tracing = tracing
         self._tickets: dict[Ticket, None] = {}
         self._working: dict[Ticket, None] = {}
         self._draining = False
@@ -117,6 +120,8 @@ class TaskExecutionManager:
                 answered by `Ticket.credit`.
         """
         self.called_at = now = self._clock()
+        if self._tracing is not None:
+            call = self._tracing.begin(call)
         ticket = Ticket(self, call, finished, on_chunk, now, self._wall())
         try:
             self._prepare(ticket, now)
@@ -259,8 +264,10 @@ class TaskExecutionManager:
         if not self._current(ticket):
             pool.release(lease)
             return
-        encoded = ticket.encoded
+        call, encoded = ticket.call, ticket.encoded
         assert encoded is not None
+        if self._tracing is not None:
+            call, encoded = self._tracing.entering(call, encoded, ticket.attempt)
         ticket.lease = lease
         if waiter.met is not None or lease.cold or (ticket.permit or 0) < 0:
             ticket.way = way_of(ticket, waiter, lease)
@@ -268,7 +275,7 @@ class TaskExecutionManager:
         ticket.started = self._clock()
         self._working[ticket] = None
         lease.channel.send(
-            ticket.call,
+            call,
             encoded,
             lambda outcome: self._returned(ticket, pool, lease, outcome),
             deadline=ticket.deadline,
@@ -348,6 +355,8 @@ class TaskExecutionManager:
         if delay is None:
             self._settle(ticket, outcome)
             return
+        assert outcome.error is not None
+        self._emit_retry(ticket, outcome.error, delay)
         ticket.last = outcome
         ended_at = ticket.queued_at + self._clock() - ticket.accepted
         ticket.tried = noted(ticket.tried, ticket.view(), outcome, ended_at, delay)
@@ -500,6 +509,7 @@ class TaskExecutionManager:
                     task_name=deployed.task.name,
                     execution=record,
                     latency_s=self._clock() - ticket.accepted,
+                    traceparent=ticket.call.traceparent,
                 )
             )
 
@@ -521,6 +531,23 @@ class TaskExecutionManager:
                 execution_id=ticket.execution_id,
                 outcome=error.outcome,
                 code=error.code,
+                traceparent=ticket.call.traceparent,
+            )
+        )
+
+    def _emit_retry(self, ticket: Ticket, error: AtlatlError, delay_s: float) -> None:
+        began = ticket.view().started_at if ticket.lease is not None else None
+        self._telemetry.emit(
+            CallRetried(
+                at=ticket.queued_at + self._clock() - ticket.accepted,
+                task_name=ticket.call.task_name,
+                execution_id=ticket.execution_id,
+                attempt=ticket.attempt,
+                code=error.code,
+                retry_in_s=delay_s,
+                queued_at=ticket.queued_at,
+                started_at=began,
+                traceparent=ticket.call.traceparent,
             )
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -28,6 +28,7 @@ from atlatl.core.hosts import (
     check_callback_addresses,
     check_callback_host,
 )
+from atlatl.core.tracing import TraceContext, callback_part, span_id
 from atlatl.engine import outgoing
 from atlatl.engine.outgoing import Outgoing, Resolve, parsed, place_of, proper, shown
 from atlatl.errors import InvalidRequest
@@ -51,7 +52,7 @@ _NAMED = f"`{CALLBACK_HEADER}`"
 _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 """Of a header, wherever it came from."""
 _TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})"
+    r"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?P<parent>(?!0{16})[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
 )
 
 
@@ -88,7 +89,6 @@ class Messenger:
 
     Args:
         settings: which hosts may be private, and how long a try may take.
-        chance: a number in [0, 1), for the ids of spans.
         resolve: looks names up; None asks the machine's name servers.
         transport: what requests go through; None is the network.
     """
@@ -97,12 +97,10 @@ class Messenger:
         self,
         settings: CallbackSettings,
         *,
-        chance: Callable[[], float],
         resolve: Resolve | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._settings = settings
-        self._chance = chance
         # Not the loop's own threads: names that nobody answers for would hold up all else there.
         self._threads = ThreadPoolExecutor(LOOK_UPS, "callback-look-up")
         resolve = resolve or partial(outgoing.resolve, threads=self._threads)
@@ -112,20 +110,22 @@ class Messenger:
         """Looks no more names up; does not wait for those that are being looked up."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def tell(self, callback: Callback, execution: Execution) -> Refusal | None:
+    async def tell(
+        self, callback: Callback, execution: Execution, span: str = ""
+    ) -> Refusal | None:
         """Tries once.
 
         Args:
             callback: whom to tell.
             execution: that has ended.
+            span: id of the try in the callback's trace, if it has one.
 
         Returns:
             None when the receiver took it.
         """
         try:
             url = parsed(callback.url, _NAMED)
-            span = int(self._chance() * 2**32) << 32 | int(self._chance() * 2**32)
-            answer = await self._post(url, message(execution, callback, span or 1))
+            answer = await self._post(url, message(execution, callback, span))
         except TimeoutError:
             limit_s = self._settings.timeout_s
             return Refusal(f"it did not answer within `callbacks.timeout_s` ({limit_s:g} s)")
@@ -185,13 +185,22 @@ def _target(url: httpx.URL, location: str | None) -> str:
         return " (to no http(s) URL)"
 
 
-def message(execution: Execution, callback: Callback, span: int) -> Message:
+def span_of_try(callback: Callback, execution: Execution, tries: int) -> str:
+    """Id of the span that a try to tell of an execution is; empty without a trace."""
+    found = _TRACEPARENT.fullmatch(callback.traceparent)
+    if found is None:
+        return ""
+    context = TraceContext(found["trace"], found["parent"], found["flags"])
+    return span_id(context, execution.execution_id, callback_part(execution.attempt, tries))
+
+
+def message(execution: Execution, callback: Callback, span: str) -> Message:
     """What is sent about an execution that has ended.
 
     Args:
         execution: with its outcome.
         callback: whom to tell, and in which trace.
-        span: id of this try in the trace, from 1 to 2**64 - 1.
+        span: id of this try in the trace.
     """
     body, about_body = _body(execution)
     headers = {
@@ -221,12 +230,12 @@ def _body(execution: Execution) -> tuple[bytes, dict[str, str]]:
     return outcome.result.body, {"Content-Type": safe}
 
 
-def _trace(callback: Callback, span: int) -> dict[str, str]:
+def _trace(callback: Callback, span: str) -> dict[str, str]:
     """The caller's trace goes on in the receiver."""
     found = _TRACEPARENT.fullmatch(callback.traceparent)
-    if found is None:
+    if found is None or not span:
         return {}
-    headers = {"traceparent": f"00-{found['trace']}-{span:016x}-{found['flags']}"}
+    headers = {"traceparent": f"00-{found['trace']}-{span}-{found['flags']}"}
     state = callback.tracestate.strip()
     if len(state) <= MAX_TRACESTATE and _SAFE_VALUE.fullmatch(state):
         headers["tracestate"] = state

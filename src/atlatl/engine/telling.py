@@ -52,6 +52,7 @@ class Telling:
                 execution=record,
                 latency_s=0.0 if began is None else max(0.0, ended - began),
                 redriven=queued.redriven,
+                traceparent=queued.call.traceparent,
             )
         )
         if dead and record.outcome is not None and record.outcome.error is not None:
@@ -67,7 +68,13 @@ class Telling:
         self._executions.tell(record)
 
     def attempt_failed(
-        self, queued: Queued, code: str, delay_s: float = 0.0, *, recovered: bool = False
+        self,
+        queued: Queued,
+        code: str,
+        delay_s: float = 0.0,
+        *,
+        recovered: bool = False,
+        started_at: float | None = None,
     ) -> None:
         """Another attempt follows.
 
@@ -76,6 +83,7 @@ class Telling:
             code: of the error that ended it.
             delay_s: until the next one.
             recovered: the end of the service cut it off.
+            started_at: when the attempt began, if that is known.
         """
         self._telemetry.emit(
             AttemptFailed(
@@ -86,5 +94,8 @@ class Telling:
                 code=code,
                 retry_in_s=delay_s,
                 recovered=recovered,
+                queued_at=queued.queued_at,
+                started_at=started_at,
+                traceparent=queued.call.traceparent,
             )
         )

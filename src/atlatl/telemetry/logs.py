@@ -22,6 +22,7 @@ from atlatl.events import (
     AttemptFailed,
     BreakerChanged,
     CallbackTried,
+    CallRetried,
     Event,
     ExecutionDied,
     ExecutionFinished,
@@ -103,22 +104,31 @@ class LineWriter:
 class ExecutionLog:
     """Listens to events and writes one line for each that an operator wants to read."""
 
-    def __init__(self, logger: Any, lines: LineWriter | None = None) -> None:
-        """Writes with `logger`; executions as JSON to `lines`, which is much quicker, if given."""
+    def __init__(
+        self, logger: Any, lines: LineWriter | None = None, *, executions: bool = True
+    ) -> None:
+        """Writes with `logger`; executions as JSON to `lines`, which is much quicker, if given.
+
+        Without `executions` there is no line for each execution that ended.
+        """
         self._logger = logger
+        self._executions = executions
         self._lines = lines
         self._second = 0
         self._second_text = ""
 
     def emit(self, event: Event) -> None:
         if isinstance(event, ExecutionFinished):
-            self._execution(event)
+            if self._executions:
+                self._execution(event)
         else:
             self._happening(event)
 
     def _happening(self, event: Event) -> None:
         match event:
             case AttemptFailed():
+                self._attempt_failed(event, recovered=event.recovered)
+            case CallRetried():
                 self._attempt_failed(event)
             case ExecutionDied():
                 self._logger.warning(
@@ -156,14 +166,16 @@ class ExecutionLog:
             case TaskDeleted():
                 self._logger.info("Task deleted", task=event.task_name)
 
-    def _attempt_failed(self, event: AttemptFailed) -> None:
+    def _attempt_failed(
+        self, event: AttemptFailed | CallRetried, *, recovered: bool = False
+    ) -> None:
         fields = {
             "task": event.task_name,
             "execution_id": event.execution_id,
             "attempt": event.attempt,
             "error_code": event.code,
         }
-        if event.recovered:
+        if recovered:
             self._logger.warning("Task execution recovered", **fields)
         else:
             fields["retry_in_ms"] = round(event.retry_in_s * 1000, 3)

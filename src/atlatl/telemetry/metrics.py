@@ -35,6 +35,7 @@ from atlatl.errors import InvalidRequest
 from atlatl.events import (
     BreakerChanged,
     CallRefused,
+    CallRetried,
     Event,
     ExecutionFinished,
     InstanceEnded,
@@ -181,6 +182,8 @@ class Metrics:
                 self._happened(name, "start_failed", "")
             case PoolScaled():
                 self._happened(name, "scaled", event.direction)
+            case CallRetried():
+                self._happened(name, "call_retried", "")
             case BreakerChanged():
                 self._happened(name, "breaker", event.new)
             case TaskDeployed():

@@ -28,7 +28,8 @@ class ServiceScrape(Record, frozen=True):
     queue_limit: int = 0
     records_dropped: Mapping[str, int] = {}
     """Executions whose records were not stored, by the reason."""
-    spans: Mapping[str, int] = {}
+    trace_records: Mapping[str, int] = {}
+    """What happened to traced calls, by whether the collector has it."""
     callbacks: Mapping[str, int] = {}
     """Tries, by how they ended."""
     lag: LagFigures = LagFigures()
@@ -125,10 +126,11 @@ SERVICE_FAMILIES: tuple[_OfService, ...] = (
         lambda it: {end: it.callbacks.get(end, 0) for end in (TOLD, FAILED, GIVEN_UP)},
     ),
     _by(
-        "atlatl_spans",
-        "Spans of traced calls: exported, or dropped because the collector does not keep up.",
+        "atlatl_trace_records",
+        "Ends, retries, refusals and callbacks of traced calls: exported, dropped because the "
+        "collector does not keep up, or failed because it did not take them.",
         "outcome",
-        lambda it: it.spans,
+        lambda it: it.trace_records,
     ),
     Family(
         "atlatl_event_loop_lag_seconds",

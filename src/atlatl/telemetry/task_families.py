@@ -253,6 +253,11 @@ TASK_FAMILIES: tuple[_OfTask, ...] = (
         "Async executions that failed for good and can be redriven.",
         lambda queue: queue.dead,
     ),
+    _happened(
+        "atlatl_call_retries",
+        "Attempts of calls that somebody waits for that failed and were followed by another one.",
+        "call_retried",
+    ),
     _happened("atlatl_executions_accepted", "Async executions accepted.", "accepted"),
     _happened(
         "atlatl_execution_retries",
