@@ -111,7 +111,7 @@ def test_check_against_a_running_service(tmp_path: Path) -> None:
         done = server.cli("check")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "figures agree with /metrics" in done.stdout
-        assert "measured on 1 of them" in done.stdout
+        assert "measured on 1 of the instances" in done.stdout
         server.deployed("hello", "def main():\n    return 1\n", breaker={"failure_threshold": 200})
         done = server.cli("check", "--json")
         assert done.returncode == 1, done.stdout

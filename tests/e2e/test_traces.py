@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,10 +27,9 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "a=b"}
 NEVER = "2099-01-01T00:00:00Z"
-COUPLE = ("ab", "cd")
 
 CODE = """
-import os, time
+import os
 
 def main(context):
     return context.traceparent
@@ -39,13 +37,12 @@ def main(context):
 def whole(request):
     return request.headers["traceparent"]
 
-def waits(path: str):
-    while not os.path.exists(path):
-        time.sleep(0.01)
+def dies_if_told(dies=False):
+    if dies:
+        os._exit(3)
 
-def fails_once(path: str, context=None):
-    if not os.path.exists(path):
-        open(path, "w").close()
+def fails_once(context):
+    if context.attempt == 1:
         os._exit(3)
     return context.traceparent
 """
@@ -92,21 +89,14 @@ def test_a_call_over_http_is_traced_from_its_caller_into_the_function(tmp_path: 
 
 
 def test_a_cold_start_is_a_span_in_the_time_that_the_call_waited(tmp_path: Path) -> None:
-    with traced(tmp_path) as (server, collector), ThreadPoolExecutor(2) as threads:
-        gate = tmp_path / "gate"
-        server.deployed("gate", CODE, handler="main.py:waits")
-        calls = [
-            threads.submit(server.call, "gate", {"path": str(gate)}, headers=headers)
-            for headers in ({"traceparent": f"00-{each * 16}-{PARENT}-01"} for each in COUPLE)
-        ]
-        eventually(lambda: len(server.instances("gate")) == 2)
-        gate.touch()
-        assert [call.result().status_code for call in calls] == [200, 200]
-        eventually(lambda: len({span.trace_id for span in collector.spans}) == 2)
-        # One of them had the instance that is there since the deploy.
-        [start] = [span for span in collector.spans if span.name == "start"]
-        whole, queue, run = (
-            collector.named(start.trace_id, name) for name in ("gate", "queue", "run")
+    with traced(tmp_path) as (server, collector):
+        server.deployed("dies", CODE, handler="main.py:dies_if_told")
+        # The instance that is there since the deploy is gone with this one.
+        assert server.call("dies", {"dies": True}).status_code == 502
+        assert server.call("dies", headers=SAMPLED).status_code == 200
+        eventually(lambda: len(collector.of(TRACE)) == 4)
+        whole, queue, start, run = (
+            collector.named(TRACE, name) for name in ("dies", "queue", "start", "run")
         )
         assert start.parent_id == whole.span_id
         assert whole.attributes["faas.coldstart"] is True
@@ -142,7 +132,6 @@ def test_the_trace_goes_through_the_queue_and_a_retry_and_out_on_the_callback(
         server.deployed("once", CODE, handler="main.py:fails_once", retry={"initial_backoff_s": 0})
         answer = server.call(
             "once",
-            {"path": str(tmp_path / "mark")},
             headers={
                 **SAMPLED,
                 "prefer": "respond-async",
@@ -164,7 +153,7 @@ def test_the_trace_goes_through_the_queue_and_a_retry_and_out_on_the_callback(
         assert {first.parent_id, second.parent_id, callback.parent_id} == {whole.span_id}
         assert (first.attributes["atlatl.attempt"], second.attributes["atlatl.attempt"]) == (1, 2)
         assert (first.failed, second.failed, whole.failed) == (True, False, False)
-        assert first.attributes["error.type"] == "INSTANCE_LOST"
+        assert first.attributes["error.type"] == "INSTANCE_CRASHED"
         assert collector.named(TRACE, "queue").ended_ns <= first.began_ns
         assert received[0]["traceparent"] == f"00-{TRACE}-{callback.span_id}-01"
         assert received[0]["tracestate"] == "a=b"

@@ -28,6 +28,10 @@ OPEN = CircuitState.OPEN
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 NAMES = {
+    "atlatl_instances_lost_total": "counter",
+    "atlatl_start_failures_total": "counter",
+    "atlatl_pool_scalings_total": "counter",
+    "atlatl_breaker_transitions_total": "counter",
     "atlatl_executions_total": "counter",
     "faas_invocations_total": "counter",
     "faas_errors_total": "counter",
@@ -324,6 +328,11 @@ def test_what_may_happen_is_counted_from_nought() -> None:
     rendered = text()
     assert value(rendered, "atlatl_start_failures_total", faas_name=OTHER) == 0
     assert value(rendered, "atlatl_instances_lost_total", faas_name="hello") == 0
+    for state in ("closed", "open"):
+        name = "atlatl_breaker_transitions_total"
+        assert value(rendered, name, faas_name="hello", state=state) == 0
+    assert value(rendered, "atlatl_pool_scalings_total", faas_name=OTHER, direction="down") == 0
+    assert value(rendered, "atlatl_trace_records_total", outcome="failed") == 0
     assert value(rendered, "atlatl_executions_died_total", faas_name=OTHER) == 0
     assert value(rendered, "atlatl_callbacks_total", outcome="given_up") == 0
 

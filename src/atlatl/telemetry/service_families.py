@@ -130,7 +130,7 @@ SERVICE_FAMILIES: tuple[_OfService, ...] = (
         "Ends, retries, refusals and callbacks of traced calls: exported, dropped because the "
         "collector does not keep up, or failed because it did not take them.",
         "outcome",
-        lambda it: it.trace_records,
+        lambda it: {end: it.trace_records.get(end, 0) for end in ("exported", "dropped", "failed")},
     ),
     Family(
         "atlatl_event_loop_lag_seconds",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from atlatl.core.breaker import CircuitState
 from atlatl.model import OutcomeKind, Record
@@ -44,22 +44,27 @@ def _count(name: str, text: str, value: Callable[[TaskFigures], int]) -> _OfTask
     return Family(name, "counter", text, lines)
 
 
-def _happened(name: str, text: str, kind: str, detail_name: str = "") -> _OfTask:
-    """One sample for each detail of a kind of happening; `detail_name` is the detail's label.
+def _happened(name: str, text: str, kind: str) -> _OfTask:
+    """A counter of happenings.
 
-    Without details there is a sample from the beginning: Prometheus takes a series that begins
-    at 1 for one that has not risen, so the first happening would never be seen.
+    It is there from the beginning: Prometheus takes a series that begins at 1 for one that has
+    not risen, so the first happening would never be seen.
     """
+    return _count(name, text, lambda own: own.happenings.get((kind, ""), 0))
+
+
+def _happened_by(
+    name: str, text: str, kind: str, detail_name: str, details: Sequence[str]
+) -> _OfTask:
+    """The same with a sample for each detail that there may be; `detail_name` is its label."""
 
     def lines(task: TaskScrape) -> str:
         figures = task.figures
         if figures is None:
             return ""
-        if not detail_name:
-            return f"{name}_total{{{task.label}}} {figures.happenings.get((kind, ''), 0)}\n"
-        found = sorted((own, n) for (each, own), n in figures.happenings.items() if each == kind)
+        before = f"{name}_total{{{task.label},{detail_name}="
         return "".join(
-            f"{name}_total{{{task.label},{label(detail_name, own)}}} {n}\n" for own, n in found
+            [f'{before}"{one}"}} {figures.happenings.get((kind, one), 0)}\n' for one in details]
         )
 
     return Family(name, "counter", text, lines)
@@ -191,8 +196,14 @@ TASK_FAMILIES: tuple[_OfTask, ...] = (
     ),
     _happened("atlatl_instances_lost", "Instances that died unbidden.", "instance_lost"),
     _happened("atlatl_start_failures", "Instances that did not start.", "start_failed"),
-    _happened("atlatl_pool_scalings", "Scaling steps.", "scaled", "direction"),
-    _happened("atlatl_breaker_transitions", "Changes of breakers' states.", "breaker", "state"),
+    _happened_by("atlatl_pool_scalings", "Scaling steps.", "scaled", "direction", ("up", "down")),
+    _happened_by(
+        "atlatl_breaker_transitions",
+        "Changes of breakers' states.",
+        "breaker",
+        "state",
+        [str(each) for each in CircuitState],
+    ),
     Family(
         "faas_mem_usage_bytes",
         "gauge",
