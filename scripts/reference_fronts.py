@@ -60,9 +60,10 @@ METRICS_INTRO = """\
 # Metrics
 
 `GET /metrics` in Prometheus' text format, or in OpenMetrics when the scraper prefers that. All
-counters are of this start of the service. `faas_name` is the name of the task. The same counters
-stand behind `GET /api/serverless/metrics?window=60s&task=NAME`, `GET /api/v1/stats` and gRPC's
-GetStats.
+counters are of this start of the service. `faas_name` is the name of the task, or `/other` for all
+that have none of their own: beyond `telemetry.max_task_names`, deleted, or not there at all. The
+same counters stand behind `GET /api/serverless/metrics?window=60s&task=NAME`, `GET /api/v1/stats`
+and gRPC's GetStats.
 """
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]

@@ -16,6 +16,7 @@ from atlatl.events import (
     AttemptFailed,
     BreakerChanged,
     CallbackTried,
+    CallRetried,
     Event,
     ExecutionAccepted,
     ExecutionDied,
@@ -357,3 +358,27 @@ def test_a_reader_who_left_is_no_failure_of_the_service() -> None:
     for _ in range(3):
         writer.write(b"into the void")
     writer.close(BOUND_S)
+
+
+def test_executions_can_be_left_out_of_the_log(log: Log) -> None:
+    quiet = ExecutionLog(log.logger, executions=False)
+    quiet.emit(finished(Outcome(kind=OutcomeKind.SUCCESS)))
+    quiet.emit(BreakerChanged(0.0, "hello", old="closed", new="open"))
+    assert [line["event"] for line in log.lines()] == ["Circuit breaker changed"]
+
+
+def test_a_call_that_is_tried_again_is_a_line(log: Log) -> None:
+    log.events.emit(
+        CallRetried(
+            at=0.0,
+            task_name="hello",
+            execution_id="e-1",
+            attempt=1,
+            code="INSTANCE_LOST",
+            retry_in_s=0.25,
+            queued_at=0.0,
+            started_at=None,
+        )
+    )
+    [line] = log.lines()
+    assert (line["event"], line["retry_in_ms"]) == ("Task execution is tried again", 250)
