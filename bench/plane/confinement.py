@@ -88,11 +88,11 @@ def _pair(number: int, size: Size) -> Measured:
             path = f"/functions/{level}"
             target = pinned(service.port, path, peers.CONTENT, peers.is_work)
             load(target, CONNECTIONS, size.warm_s / 2)
-            found[f"{level}: CPU us a call"] = _cpu_us(service, level, target, size.seconds / 2)
+            found[f"{level}: CPU us a call"] = cpu_us(service, level, target, size.seconds / 2)
     return found
 
 
-def _cpu_us(service: Service, task: str, target: Target, seconds: float) -> float:
+def cpu_us(service: Service, task: str, target: Target, seconds: float) -> float:
     """CPU time of the service and the one instance together, by call."""
     pids = [service.pid, *service.instance_pids(task)]
     if len(pids) != 2:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from bench import comparison, results
 from bench.comparison import Spread
-from bench.plane import cold, confinement, cpu, memory, unary, warm
+from bench.plane import cold, confinement, cpu, memory, telemetry, unary, warm
 from bench.plane.load import generator
 from bench.plane.scenario import Scenario, Size
 from bench.results import Result, say
@@ -18,7 +18,7 @@ from bench.rounds import interleaved, watched
 
 SCENARIOS: Mapping[str, Scenario] = {
     each.name: each
-    for module in (warm, cpu, cold, confinement, memory, unary)
+    for module in (warm, cpu, cold, confinement, telemetry, memory, unary)
     for each in module.SCENARIOS
 }
 
