@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from atlatl.errors import CircuitOpenError, Conflict, Draining, RateLimited, TimedOutWaiting
-from atlatl.events import CallRefused, ExecutionFinished
+from atlatl.events import CallRefused, CallRetried, ExecutionFinished
 from atlatl.model import Event, Execution, ExecutionStatus, OutcomeKind
 from atlatl.settings import Settings, parse
 from tests import virtual_time
@@ -148,6 +149,28 @@ def test_retries_follow_what_may_be_tried_again_and_nothing_else() -> None:
         assert (await house.run("raise", max_retries=0)).attempt == 1
         attempts = [a for channel in house.channels for a in channel.attempts]
         assert attempts.count(3) == 2
+
+    virtual_time.run(main())
+
+
+def test_each_attempt_that_another_one_follows_is_told_with_its_times() -> None:
+    async def main() -> None:
+        house = House(retry={"max_retries": 2, "initial_backoff_s": 1.0, "jitter_ratio": 0.0})
+        traceparent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+        call = replace(house.call("raise"), traceparent=traceparent)
+        ticket = house.start(call)
+        while ticket.settled is None:
+            await asyncio.sleep(0.05)
+        retried = [event for event in house.events if isinstance(event, CallRetried)]
+        assert [(event.attempt, event.retry_in_s) for event in retried] == [(1, 1.0), (2, 2.0)]
+        first, second = retried
+        assert first.started_at is not None
+        assert second.started_at is not None
+        assert first.queued_at == second.queued_at <= first.started_at <= first.at
+        assert second.started_at >= first.at + 1.0
+        assert {event.traceparent for event in retried} == {traceparent}
+        (ended,) = [event for event in house.events if isinstance(event, ExecutionFinished)]
+        assert ended.traceparent == traceparent
 
     virtual_time.run(main())
 

@@ -35,8 +35,9 @@ from atlatl.model import Execution, Mode
 
 MAX_LINES = 10_000
 """Lines that wait for a slow reader; further ones are dropped and counted."""
-PAUSE_S = 0.01
-"""Between two writes: to wake the thread for each line would cost more than the line."""
+PAUSE_S = 0.05
+"""Between two writes: to wake the thread for each line would cost more than the line. At 2500 calls
+a second a line costs 8 us of CPU time so, and 11 us with a pause of 10 ms."""
 MAX_TEXT = 500
 """Characters of an error in a line."""
 
