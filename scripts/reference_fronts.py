@@ -12,6 +12,7 @@ from atlatl import cli
 from atlatl.front.asgi import endpoints
 from atlatl.front.auth import OPEN_ON_LOOPBACK, Scope
 from atlatl.front.routes import Endpoint
+from atlatl.front.sessions import Sessions
 from atlatl.telemetry.prometheus import Page
 from atlatl.telemetry.service_families import ServiceScrape
 
@@ -116,7 +117,7 @@ def http_table() -> Table:
             (each.handler.__doc__ or "").partition("\n")[0],
             admitted(each.scope),
         )
-        for each in endpoints(nothing, nothing)
+        for each in endpoints(nothing, nothing, Sessions(nothing))
     ]
     return ("method", "path", "what it does", "who"), rows
 

@@ -10,14 +10,18 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from atlatl.assembly import FunctionService, wall_clock
-from atlatl.configuration import load_settings
+from atlatl.configuration import connectable, load_settings
 from atlatl.errors import AtlatlError
 from atlatl.loader import deploy_directory
 from atlatl.runtimes.machine import conceal
 from atlatl.settings import Settings
 from atlatl.telemetry.logs import ExecutionLog, configure, stderr_writer
+
+if TYPE_CHECKING:
+    from atlatl.front.sessions import Sessions
 
 __all__ = ["load_settings", "serve"]
 
@@ -66,7 +70,7 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
         ]
         async with (
             FunctionService(settings, listeners=logged) as service,
-            _fronts(service) as where,
+            _fronts(service) as fronts,
         ):
             if functions is not None:
                 service.busy_with = f"the functions in {functions} are being deployed"
@@ -75,7 +79,8 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
             _spare_collections()
             for warning in exposure(settings):
                 _say(f"warning: {warning}")
-            _say(f"atlatl serves on {where}")
+            _say(f"atlatl serves on {fronts.where}")
+            _say(f"dashboard, for one browser within ten minutes: {fronts.dashboard()}")
             await stop.wait()
             _say("draining: new calls are refused, started ones finish")
             await service.drain()
@@ -91,14 +96,31 @@ def _spare_collections() -> None:
     gc.set_threshold(GARBAGE, 20, 20)
 
 
+class Fronts(NamedTuple):
+    """What is open."""
+
+    where: str
+    """In words."""
+    page: str
+    """Address of the dashboard."""
+    sessions: Sessions
+
+    def dashboard(self) -> str:
+        """An address that signs a browser in once; where nothing needs a token, it need not."""
+        if self.sessions.authorizer.disabled:
+            return self.page
+        return f"{self.page}#code={self.sessions.new_code()}"
+
+
 @contextlib.asynccontextmanager
-async def _fronts(service: FunctionService) -> AsyncIterator[str]:
-    """Opens what the settings ask for; gives the addresses in words."""
+async def _fronts(service: FunctionService) -> AsyncIterator[Fronts]:
+    """Opens what the settings ask for."""
     # Imported here: gRPC starts threads, and the zygote must exist before any does.
     from atlatl.front.access import Gate
     from atlatl.front.asgi import asgi
     from atlatl.front.fast import FastPath
     from atlatl.front.listener import HttpListener
+    from atlatl.front.sessions import Sessions
     from atlatl.front.tls import Certificates
     from atlatl.front.tokens import TokenKeeper
     from atlatl.front.watching import Watch
@@ -106,9 +128,10 @@ async def _fronts(service: FunctionService) -> AsyncIterator[str]:
     settings = service.settings
     keeper = TokenKeeper(Path(settings.data_dir), settings.auth.required, wall_clock)
     authorizer = keeper.authorizer
+    sessions = Sessions(authorizer)
     certificates = Certificates(settings.tls) if settings.tls.cert_file else None
     http = HttpListener(
-        asgi(service, authorizer=authorizer),
+        asgi(service, authorizer=authorizer, sessions=sessions),
         settings.http,
         FastPath(service, Gate(authorizer, settings.http.host)),
         certificates.context if certificates is not None else None,
@@ -119,7 +142,8 @@ async def _fronts(service: FunctionService) -> AsyncIterator[str]:
 
         credentials = certificates.for_grpc() if certificates is not None else None
         grpc = GrpcServer(settings.grpc, service, authorizer, credentials)
-    watch = Watch(keeper.look, *([certificates.look] if certificates is not None else []))
+    watched = [keeper.look, sessions.look, *([certificates.look] if certificates else [])]
+    watch = Watch(*watched)
     await http.start()
     scheme = "https" if certificates is not None else "http"
     where = f"{scheme}://{_address(settings.http.host)}:{http.port}"
@@ -128,7 +152,11 @@ async def _fronts(service: FunctionService) -> AsyncIterator[str]:
         if grpc is not None:
             await grpc.start()
             where += f" and gRPC {_address(settings.grpc.host)}:{grpc.port}"
-        yield f"{where}, data in {settings.data_dir}"
+        yield Fronts(
+            f"{where}, data in {settings.data_dir}",
+            f"{scheme}://{_address(connectable(settings.http.host))}:{http.port}/",
+            sessions,
+        )
     finally:
         watch.stop()
         if grpc is not None:
@@ -155,8 +183,8 @@ def exposure(settings: Settings) -> Iterator[str]:
     if settings.auth.required is not False:
         yield (
             f"other machines can reach {where}: there everything but /healthz, /readyz, "
-            "/openapi.json and / needs a token, calls of functions too; `atlatl token create` "
-            "makes tokens"
+            "/openapi.json and the page at / needs a token, calls of functions too; `atlatl token "
+            "create` makes tokens"
         )
     if not settings.tls.cert_file:
         yield (

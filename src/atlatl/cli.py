@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from atlatl import cli_executions, cli_tokens, cli_top
+from atlatl import cli_dashboard, cli_executions, cli_tokens, cli_top
 from atlatl.console import (
     FAILED,
     WRONG_USAGE,
@@ -290,6 +290,7 @@ def ps(
 
 cli_executions.register(app)
 cli_top.register(app)
+cli_dashboard.register(app)
 app.add_typer(cli_tokens.app, name="token")
 
 

@@ -243,6 +243,11 @@ class Client:
             for line in response.iter_lines():
                 yield from exchange.as_rows(events.line(line))
 
+    def dashboard_address(self) -> str:
+        """An address of the dashboard that signs one browser in; needs the admin token itself."""
+        code = self._rows(exchange.dashboard_code())["code"]
+        return exchange.dashboard_address(self._http.base_url, code)
+
     def is_guarded(self) -> bool:
         """Whether the service refuses to be managed without a token."""
         return self._send(exchange.management_without_token()).status_code == 401
@@ -410,6 +415,10 @@ class AsyncClient:
                 async for line in response.aiter_lines():
                     for row in exchange.as_rows(events.line(line)):
                         yield row
+
+    async def dashboard_address(self) -> str:
+        code = (await self._rows(exchange.dashboard_code()))["code"]
+        return exchange.dashboard_address(self._http.base_url, code)
 
     async def is_guarded(self) -> bool:
         return (await self._send(exchange.management_without_token())).status_code == 401

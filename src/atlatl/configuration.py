@@ -46,6 +46,14 @@ def _resolved(data_dir: str) -> str:
         raise SettingInvalid(f"setting refused: `data_dir` is {data_dir!r}: {error}") from None
 
 
+def connectable(host: str) -> str:
+    """The address to connect to for a listener on `host`, from the same machine.
+
+    Those that mean all of a machine's addresses cannot be connected to everywhere.
+    """
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def _from_file(config: Path | None) -> dict[str, Any]:
     path = config or Path(DEFAULT_FILE)
     if config is None and not path.is_file():

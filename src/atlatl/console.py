@@ -127,9 +127,10 @@ def _told(error: AtlatlError) -> str:
 
 
 def _url(settings: Settings) -> str:
-    host = settings.http.host
-    # The addresses that mean all of this machine's cannot be connected to everywhere.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    # Imported here, as in `local_settings`: most of the commands that are given a URL need it not.
+    from atlatl.configuration import connectable
+
+    host = connectable(settings.http.host)
     scheme = "https" if settings.tls.cert_file else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.http.port}"
 

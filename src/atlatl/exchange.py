@@ -195,6 +195,16 @@ def set_breaker(task: str, verb: str) -> Question:
     return Question("POST", _of_task("breakers", task, verb))
 
 
+def dashboard_code() -> Question:
+    """Asks for a code that signs a browser in."""
+    return Question("POST", "/api/v1/dashboard/codes")
+
+
+def dashboard_address(url: httpx.URL, code: str) -> str:
+    """Where a browser uses the code; the fragment is sent to nobody."""
+    return f"{str(url).rstrip('/')}/#code={code}"
+
+
 def prewarm(task: str, count: int) -> Question:
     """Warms a pool."""
     return Question("POST", _of_task("pools", task, "prewarm"), {"params": {"count": count}})

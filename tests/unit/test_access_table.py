@@ -71,6 +71,10 @@ ROUTES = {
     ("GET", "/api/serverless/functions"): Row(DEPLOY, SHOWN),
     ("GET", "/api/v1/events"): Row(ADMIN, ALL),
     ("GET", "/"): Row(OPEN, NONE),
+    ("GET", "/static/{path:path}"): Row(OPEN, NONE),
+    ("POST", "/api/v1/dashboard/session"): Row(OPEN, NONE),
+    ("DELETE", "/api/v1/dashboard/session"): Row(ADMIN, ALL),
+    ("POST", "/api/v1/dashboard/codes"): Row(ADMIN, ALL),
     ("GET", "/openapi.json"): Row(OPEN, NONE),
 }
 LISTS_NOTHING_FOR_ALL = ("GET", "/api/serverless/metrics")

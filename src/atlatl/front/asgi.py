@@ -19,6 +19,7 @@ from atlatl.errors import AtlatlError, Draining
 from atlatl.front.access import Gate, visitor
 from atlatl.front.answers import address, json_answer
 from atlatl.front.auth import Authorizer, Scope
+from atlatl.front.dashboard import Dashboard
 from atlatl.front.dead_letters import DeadLetters
 from atlatl.front.events import Events
 from atlatl.front.executions import Executions
@@ -30,6 +31,7 @@ from atlatl.front.problems import on_crash, on_error, on_gone, on_http_exception
 from atlatl.front.reach import Reach, keep_grant, keep_within
 from atlatl.front.routes import Endpoint, openapi, routes
 from atlatl.front.sending import CountedAnswers
+from atlatl.front.sessions import Sessions
 from atlatl.front.tasks import Tasks
 from atlatl.front.tokens import TokenKeeper
 from atlatl.front.watching import Watch
@@ -38,7 +40,12 @@ if TYPE_CHECKING:
     from atlatl.service import FunctionService
 
 
-def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> Starlette:
+def asgi(
+    service: FunctionService,
+    *,
+    authorizer: Authorizer | None = None,
+    sessions: Sessions | None = None,
+) -> Starlette:
     """The whole HTTP front of a service, to be served or to be mounted.
 
     Served by itself, it opens the service at its start and closes it at its end, unless the
@@ -62,14 +69,16 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
         service: what the front speaks for.
         authorizer: who may do what; by default by `auth.required` of the service's settings,
             with the tokens of its data directory.
+        sessions: of the dashboard; whoever gives them calls their `look` from time to time.
     """
     settings = service.settings
     watch = None
     if authorizer is None:
         keeper = TokenKeeper(Path(settings.data_dir), settings.auth.required, wall_clock)
         authorizer = keeper.authorizer
+        sessions = Sessions(authorizer)
         # Begun with the first request: there must be no thread before the service is open.
-        watch = Watch(keeper.look, as_long_as=lambda: service.is_open)
+        watch = Watch(keeper.look, sessions.look, as_long_as=lambda: service.is_open)
     gate = Gate(authorizer, settings.http.host)
 
     async def admit(request: Request, endpoint: Endpoint) -> None:
@@ -95,7 +104,7 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
             yield
 
     app = Starlette(
-        routes=routes(endpoints(service, gate), admit),
+        routes=routes(endpoints(service, gate, sessions), admit),
         middleware=[Middleware(CountedAnswers, service)],
         lifespan=lifespan,
         exception_handlers={
@@ -110,7 +119,9 @@ def asgi(service: FunctionService, *, authorizer: Authorizer | None = None) -> S
     return app
 
 
-def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
+def endpoints(
+    service: FunctionService, gate: Gate, sessions: Sessions | None = None
+) -> list[Endpoint]:
     """The table: everything that the front serves."""
     functions = Functions(service, gate)
     table = [
@@ -122,7 +133,7 @@ def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
         *Live(service).endpoints(),
         *Figures(service).endpoints(),
         *Events(service).endpoints(),
-        Endpoint("GET", "/", _root, Scope.PROBE, reach=Reach.NONE),
+        *Dashboard(sessions if sessions is not None else Sessions(gate.authorizer)).endpoints(),
     ]
 
     async def describe(request: Request) -> Response:
@@ -131,8 +142,3 @@ def endpoints(service: FunctionService, gate: Gate) -> list[Endpoint]:
 
     table.append(Endpoint("GET", "/openapi.json", describe, Scope.PROBE, reach=Reach.NONE))
     return table
-
-
-async def _root(request: Request) -> Response:
-    """Says where the description of the API is."""
-    return json_answer({"service": "atlatl", "openapi": address(request, "openapi.json")})

@@ -210,6 +210,7 @@ class Authorizer:
         self._grants = dict(self._admin)
         self._recent: dict[str, Grant] = {}
         self._held: dict[Token, Grant] = {}
+        self._sessions: dict[str, Grant] = {}
         self._expired: frozenset[str] = frozenset()
 
     def hold(self, tokens: Iterable[Token], expired: Iterable[Token] = ()) -> None:
@@ -227,6 +228,16 @@ class Authorizer:
         self._expired = frozenset(token.sha256 for token in expired)
         self.generation += 1
 
+    def begin_session(self, token: Token) -> None:
+        """From here on this token is good too, until `end_session`; `hold` does not change it."""
+        self._sessions[token.sha256] = self._granted(token)
+
+    def end_session(self, digest: str) -> None:
+        """The token of `begin_session` with this hash is good no more."""
+        del self._sessions[digest]
+        self._recent = {}
+        self.generation += 1
+
     def _granted(self, token: Token) -> Grant:
         return Grant(OF_TOKENS[Scope(token.scope)], token=token, clock=self._clock)
 
@@ -240,7 +251,7 @@ class Authorizer:
         if grant is not None:
             return grant
         for digest in _digests(authorization):
-            grant = self._grants.get(digest)
+            grant = self._grants.get(digest) or self._sessions.get(digest)
             # Found by a hash of the digest; compared in a time that tells nothing.
             if grant is not None and hmac.compare_digest(_digest_of(grant), digest):
                 if len(authorization) <= RECENT_LENGTH:
