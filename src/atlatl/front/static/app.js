@@ -60,10 +60,14 @@ function show(next, name = "") {
 }
 
 function route() {
-  if (!following) return;
   api.keepToken();
   const [name, next] = pageOf(location.hash);
   show(next, name);
+}
+
+function turn() {
+  if (!following) return;
+  route();
   window.scrollTo(0, 0);
   // Whoever listens hears where they are.
   main.focus({ preventScroll: true });
@@ -172,7 +176,7 @@ document.addEventListener("keydown", (event) => {
 
 api.signedOut((problem) => end(problem.message));
 listen(wish);
-window.addEventListener("hashchange", route);
+window.addEventListener("hashchange", turn);
 window.addEventListener("atlatl-draw", draw);
 document.addEventListener("visibilitychange", () => document.hidden || wish());
 // What is said about the past grows older without any event.

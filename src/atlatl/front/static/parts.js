@@ -14,6 +14,8 @@ const TONES = {
   INITIALIZING: "busy",
 };
 
+export const toneOf = (word) => TONES[word] || "calm";
+
 /** A word with the colour of its meaning; the word alone says it too. */
 export function badge(word, tone = TONES[word] || "calm") {
   const node = h("span", { class: `badge ${tone}` }, word || NONE);

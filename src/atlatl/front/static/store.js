@@ -111,7 +111,8 @@ function sum(rows, service) {
     calls_per_s: service.calls_per_s ?? calls,
     errors_per_s: service.errors_per_s ?? rows.reduce((all, row) => all + row.errors_per_s, 0),
     p50_ms: service.p50_ms ?? weighed("p50_ms"),
-    p99_ms: service.p99_ms ?? rows.reduce((most, row) => Math.max(most, row.p99_ms ?? 0), 0),
+    p99_ms: service.p99_ms
+      ?? (calls ? rows.reduce((most, row) => Math.max(most, row.p99_ms ?? 0), 0) : null),
   };
 }
 

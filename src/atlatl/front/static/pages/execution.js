@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { acting, ask, h, note, put, setText } from "../dom.js";
 import { bytes, cut, date, milliseconds, moment, time } from "../format.js";
-import { badge, facts, taskAddress } from "../parts.js";
+import { badge, facts, taskAddress, toneOf } from "../parts.js";
 
 const EVERY_MS = 1000;
 const ENDED = new Set(["COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"]);
@@ -93,7 +93,7 @@ export function executionPage(id) {
     if (closed) return;
     setText(summary, told.summary || "");
     summary.hidden = !told.summary;
-    put(steps, told.steps.map(step));
+    put(steps, told.steps.map((each) => step(each, row.status)));
   }
 
   async function loadLogs() {
@@ -143,12 +143,11 @@ function ofRecord(row) {
   ];
 }
 
-const GOOD = /complet|success|return/i;
-const BAD = /fail|error|crash|timeout|died|lost|raised|refus|kill/i;
+const BAD = /fail|crash|died|lost|refus|kill/i;
 
-function step(each) {
+function step(each, status) {
   const details = Object.entries(each.details || {});
-  const tone = BAD.test(each.kind) ? "bad" : GOOD.test(each.kind) ? "ok" : "";
+  const tone = each.kind === "ended" ? toneOf(status) : BAD.test(each.kind) ? "bad" : "";
   const after = each.after_ms === null || each.after_ms === undefined ? ""
     : `+${milliseconds(each.after_ms)}`;
   return h("li", { class: tone },
@@ -176,7 +175,8 @@ function logPanel() {
   function draw() {
     const text = find.value.toLowerCase();
     const found = text ? lines.filter((line) => line.toLowerCase().includes(text)) : lines;
-    setText(told, text ? `${found.length} of ${lines.length} lines` : `${lines.length} lines`);
+    const all = `${lines.length} line${lines.length === 1 ? "" : "s"}`;
+    setText(told, text ? `${found.length} of ${all}` : all);
     const shown = found.slice(-MOST_LINES);
     put(place, shown.length ? shown.map((line) => h("span", { class: "text" }, `${line}\n`))
       : "It printed nothing.");

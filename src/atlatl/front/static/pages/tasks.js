@@ -39,7 +39,7 @@ export function tasksPage() {
   const trouble = list("What failed", failureRow, (row) => row.execution_id + row.at,
     "Nothing has failed.");
   const happened = list("What happened", happeningRow,
-    (row) => `${row.kind} ${row.task_name} ${row.at}`, "Nothing yet.");
+    (row) => `${row.kind} ${row.task_name} ${row.at}`, "Nothing since this page was opened.");
   const table = taskTable();
   const node = h("div", { class: "page" },
     h("h1", { class: "aside" }, "Tasks"),
