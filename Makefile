@@ -8,7 +8,7 @@ BENCH  := .venv-bench
 RUN    := $(BIN)/python -m
 FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
 
-.PHONY: help demo test check audit fuzz bench bench-check bench-peers bench-report docs lock proto \
+.PHONY: help demo test check audit fuzz bench bench-check bench-peers bench-report docs screenshots lock proto \
 	clean
 
 # A machine that lacks Python 3.11 or python3-venv is told so in one line, before anything runs.
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench-check    compare them with the baseline'
 	@echo 'make bench-report   write the newest results into the documents'
 	@echo 'make docs    write the reference pages again from the code'
+	@echo 'make screenshots     take the pictures of the dashboard again, with Chromium'
 	@echo 'make lock    pin the dependencies again'
 	@echo 'make proto   generate the gRPC code again'
 	@echo 'make clean   remove .venv, caches and build results'
@@ -81,6 +82,11 @@ $(BENCH)/.ready: $(READY) bench/requirements.txt
 
 docs: $(READY)
 	$(BIN)/python scripts/gen_reference.py
+
+screenshots: $(READY)
+	ATLATL_SCREENSHOTS=1 $(RUN) pytest tests/e2e/test_dashboard.py -k deploy_call
+	cp build/screenshots/dashboard.png build/screenshots/dashboard-dark.png \
+	  build/screenshots/dashboard-phone.png docs/
 
 lock: $(READY)
 	$(RUN) pip install --quiet pip-tools

@@ -124,6 +124,15 @@ class Browser:
         actions = [{"type": "key", "id": "keyboard", "actions": keys}]
         self._send("POST", self._session + "/actions", actions=actions)
 
+    def point_at(self, selector: str) -> None:
+        """Moves the mouse there."""
+        there = {"type": "pointerMove", "origin": {_ELEMENT: self.find(selector)}, "x": 0, "y": 0}
+        self._send(
+            "POST",
+            self._session + "/actions",
+            actions=[{"type": "pointer", "id": "mouse", "actions": [there]}],
+        )
+
     def name_of(self, selector: str) -> tuple[str, str]:
         """Role and name of an element, as a screen reader is told them."""
         element = f"{self._session}/element/{self.find(selector)}"

@@ -5,6 +5,8 @@ The pictures are kept in `build/screenshots`; `make screenshots` takes them into
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,9 @@ from tests.e2e.server import Server, eventually, serving
 pytestmark = [needs_chromium, pytest.mark.timeout(300)]
 
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
+FOR_THE_DOCUMENTS = bool(os.environ.get("ATLATL_SCREENSHOTS"))
+"""The pictures are to be looked at: they are taken when there is something to see."""
+
 SEEN_S = 5.0
 """What is promised: so soon is a broken function seen."""
 
@@ -42,7 +47,8 @@ def main(how: str = "", name: str = "world"):
 BUSY = {
     "greet": "def main(name='world'):\n    return f'hello {name}'\n",
     "resize-image": "import time\n\ndef main(width: int = 640):\n    time.sleep(0.012)\n",
-    "convert-currency": "def main(amount: float = 1.0):\n    return {'eur': amount * 0.9}\n",
+    "convert-currency": "RATES = {'eur': 0.9}\n\ndef main(amount: float, to: str):\n"
+    "    return amount * RATES[to]\n",
     "send-receipt": "import time\n\ndef main():\n    time.sleep(0.004)\n",
     "nightly-report": "def main(part: int = 1):\n    print('part', part)\n",
 }
@@ -71,25 +77,29 @@ def traffic(server: Server) -> Iterator[None]:
     """Calls, again and again, until the block ends."""
     over = threading.Event()
 
-    def call() -> None:
+    def call(phase: int) -> None:
         number = 0
-        while not over.wait(0.012):
+        while not over.wait(0.03 + 0.02 * math.sin(number / 60 + phase)):
             number += 1
             server.call("greet", {"name": f"n{number}"})
             if number % 2 == 0:
-                server.call("convert-currency", {"amount": number})
-            if number % 3 == 0:
+                server.call(
+                    "convert-currency", {"amount": number, "to": "eur" if number % 50 else "?"}
+                )
+            if number % 3 == phase:
                 server.call("resize-image")
-            if number % 5 == 0:
+            if number % 7 == phase:
                 server.call("send-receipt")
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    threads = [threading.Thread(target=call, args=(phase,)) for phase in range(3)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         over.set()
-        thread.join(30)
+        for thread in threads:
+            thread.join(30)
 
 
 def failures(browser: Browser) -> list[str]:
@@ -113,7 +123,7 @@ def test_deploy_call_watch_break_and_reset(browser: Browser, tmp_path: Path) -> 
         with traffic_of_all(server):
             watches(browser)
             breaks(browser, server)
-            pictures(browser)
+            pictures(browser, server)
             resets(browser, server)
         explains(browser, server)
         tries_dead_letters_again(browser, server)
@@ -198,9 +208,13 @@ def breaks(browser: Browser, server: Server) -> None:
     assert server.call("charge-card").status_code == 503
 
 
-def pictures(browser: Browser) -> None:
-    # A line that has been drawn for a while looks more like one.
-    browser.until_true("return document.querySelector('.spark-line').points.length > 25")
+def pictures(browser: Browser, server: Server) -> None:
+    if FOR_THE_DOCUMENTS:
+        drawn = "return [...document.querySelectorAll('.spark-line')].filter(line => "
+        drawn += "line.points.length > 55).length >= 4"
+        browser.until_true(drawn, within_s=90)
+        server.call("charge-card", {"how": "crash"})
+    browser.point_at(".brand")
     browser.screenshot(SHOTS / "dashboard.png")
     browser.colours("dark")
     browser.until_true(
@@ -223,7 +237,7 @@ def resets(browser: Browser, server: Server) -> None:
 
 
 def explains(browser: Browser, server: Server) -> None:
-    go(browser, "#/executions?status=FAILED", "the card was declined")
+    go(browser, "#/executions?status=FAILED&task=charge-card", "the card was declined")
     browser.until_true("return document.querySelectorAll('table.executions tbody tr').length >= 3")
     browser.type("#find", "declined")
     browser.until_true("return document.querySelectorAll('table.executions tbody tr').length === 3")

@@ -120,6 +120,41 @@ def test_what_a_file_imports_is_there() -> None:
             assert (path.parent / name).is_file(), f"{path.name} imports {name}"
 
 
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    """By WCAG 2: from 1 to 21; texts need 4.5."""
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def themes() -> list[dict[str, str]]:
+    text = (STATIC / "style.css").read_text()
+    blocks = re.findall(r"\{([^{}]*--back:[^{}]*)\}", text)
+    return [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in blocks]
+
+
+def test_every_text_stands_out_from_what_is_behind_it() -> None:
+    light, dark, chosen_dark = themes()
+    assert dark == chosen_dark
+    for theme in (light, dark):
+        pairs = [
+            (word, behind)
+            for word in ("text", "muted", "accent", "ok", "warn", "bad")
+            for behind in ("surface", "back", "raised")
+        ]
+        pairs += [(word, f"{word}-soft") for word in ("ok", "warn", "bad", "busy")]
+        pairs.append(("on-accent", "accent"))
+        for word, behind in pairs:
+            assert contrast(theme[word], theme[behind]) >= 4.5, (word, behind)
+
+
 # --- signing in ---
 
 

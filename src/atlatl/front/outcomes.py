@@ -29,6 +29,10 @@ HOP_BY_HOP = frozenset(
 )
 """Of the connection and not of the answer: a function's own are left out."""
 
+OF_ALL_PAGES = frozenset({"service-worker-allowed"})
+"""Left out too: a function's page could put itself in front of the dashboard, which is of the same
+origin, and read its token."""
+
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 """RFC 9110, 5.5: with a line break in it, a value could add headers of its own."""
@@ -98,7 +102,7 @@ def _add_own_headers(response: Response, result: Result) -> None:
     """The headers that a function set itself; our own names stay ours."""
     for name, value in (("content-type", result.content_type), *result.headers):
         lower = name.lower()
-        if lower in HOP_BY_HOP or lower.startswith("atlatl-"):
+        if lower in HOP_BY_HOP or lower in OF_ALL_PAGES or lower.startswith("atlatl-"):
             continue
         if lower == "set-cookie":
             response.headers.append(name, value)

@@ -7,7 +7,8 @@ export const KEPT_S = 300;
 const FAILURES = 40;
 const HAPPENINGS = 60;
 const POLL_MS = 2000;
-const REFRESH_MS = 10000;
+const REFRESH_MS = 15000;
+const TRY_AGAIN_MS = 30000;
 const SOON_MS = 300;
 const SILENT_MS = 10000;
 const KINDS = [
@@ -26,6 +27,7 @@ export const store = {
   series: new Map(),
   total: { ...CALM },
   health: {},
+  figures: {},
   queue: {},
   deadLetters: null,
   failures: [],
@@ -116,6 +118,10 @@ function sum(rows, service) {
   };
 }
 
+const TOUCHED = {
+  execution_died: ["figures"], breaker_changed: ["breakers"], instance_ended: ["pools"],
+  start_failed: ["pools"], pool_scaled: ["pools"],
+};
 const FAILED = new Set(["error", "timeout", "crashed"]);
 
 function onEvent(kind, event) {
@@ -127,8 +133,7 @@ function onEvent(kind, event) {
     store.happenings.unshift({ ...event, kind });
     store.happenings.length = Math.min(store.happenings.length, HAPPENINGS);
     if (kind === "task_deleted") forget(event.task_name);
-    // Its own figures have changed too: they are asked for, once for all that comes together.
-    soon();
+    soon(TOUCHED[kind]);
   }
   changed();
 }
@@ -162,41 +167,61 @@ async function all(path, member) {
 
 const byName = (rows) => new Map(rows.map((row) => [row.task_name, row]));
 
-/** Asks for everything that events do not bring. */
-export async function refresh() {
-  const [tasks, pools, breakers, health, figures] = await Promise.all([
-    all("api/v1/tasks", "tasks"),
-    api.get("api/v1/pools"),
-    api.get("api/v1/breakers"),
-    api.get("api/v1/health"),
-    api.get("api/serverless/metrics", { window: "10s" }),
-  ]);
-  store.tasks = byName(tasks);
-  // The newest version stands last; an older one only drains.
-  store.pools = byName(pools.pools);
-  store.breakers = byName(breakers.breakers);
-  store.health = { ...store.health, ...health.details, status: health.status, ...memory(figures) };
-  store.deadLetters = figures.queue.dead_letters;
-  for (const name of store.series.keys()) {
-    if (name && !store.tasks.has(name)) forget(name);
-  }
+const PARTS = {
+  async tasks() {
+    store.tasks = byName(await all("api/v1/tasks", "tasks"));
+    for (const name of store.series.keys()) {
+      if (name && !store.tasks.has(name)) forget(name);
+    }
+  },
+  async pools() {
+    // The newest version stands last; an older one only drains.
+    store.pools = byName((await api.get("api/v1/pools")).pools);
+  },
+  async breakers() {
+    store.breakers = byName((await api.get("api/v1/breakers")).breakers);
+  },
+  async figures() {
+    const [health, figures] = await Promise.all([
+      api.get("api/v1/health"),
+      api.get("api/serverless/metrics", { window: "10s" }),
+    ]);
+    const { memory_used_bytes, memory_limit_bytes } = figures.total;
+    store.figures = figures;
+    store.health = {
+      ...store.health, ...health.details, status: health.status, memory_used_bytes,
+      memory_limit_bytes,
+    };
+    store.deadLetters = figures.queue.dead_letters;
+  },
+};
+const ALL = Object.keys(PARTS);
+
+/** Asks for what events do not bring, or only tell of. */
+export async function refresh(parts = ALL) {
+  const begun = performance.now();
+  await Promise.all(parts.map((part) => PARTS[part]()));
+  tookMs = performance.now() - begun;
   changed();
-  return figures;
 }
 
-function memory(figures) {
-  const { memory_used_bytes, memory_limit_bytes } = figures.total;
-  return { memory_used_bytes, memory_limit_bytes };
-}
+let tookMs = 0;
+let timer = null;
+const wanted = new Set();
 
-let pending = null;
-
-/** Asks again shortly, once for all who want it. */
-export function soon() {
-  pending ??= setTimeout(() => {
-    pending = null;
-    refresh().catch(() => {});
-  }, SOON_MS);
+/**
+ * Asks again shortly, once for all who want it. The more there is to ask for the longer this
+ * waits, so that a service with many tasks is not busy with its dashboard.
+ */
+export function soon(parts = ALL) {
+  for (const part of parts) wanted.add(part);
+  timer ??= setTimeout(async () => {
+    const asked = [...wanted];
+    wanted.clear();
+    await refresh(asked).catch(() => {});
+    timer = null;
+    if (wanted.size) soon([]);
+  }, Math.max(SOON_MS, 10 * tookMs));
 }
 
 export async function refreshFailures() {
@@ -218,7 +243,8 @@ let counts = new Map();
 let polledAt = 0;
 
 async function poll() {
-  const figures = await refresh();
+  await refresh();
+  const { figures } = store;
   const now = performance.now();
   const seconds = (now - polledAt) / 1000;
   const before = counts;
@@ -282,7 +308,7 @@ export async function follow(signal) {
     } catch (error) {
       if (signal.aborted || error.status === 401) return;
       if (error instanceof api.Problem && [404, 405, 501].includes(error.status)) {
-        await pollFor(REFRESH_MS * 3, signal);
+        await pollFor(TRY_AGAIN_MS, signal);
         continue;
       }
     }
@@ -302,7 +328,7 @@ async function followEvents(signal, onOpen) {
   const watch = setInterval(() => {
     if (performance.now() - heard > SILENT_MS) own.abort();
   }, 1000);
-  const again = setInterval(() => refresh().catch(() => {}), REFRESH_MS);
+  const again = setInterval(() => document.hidden || soon(), REFRESH_MS);
   try {
     await api.events(`api/v1/events?kinds=${KINDS.join(",")}`, own.signal, (kind, event) => {
       heard = performance.now();

@@ -147,7 +147,8 @@ const BAD = /fail|crash|died|lost|refus|kill/i;
 
 function step(each, status) {
   const details = Object.entries(each.details || {});
-  const tone = each.kind === "ended" ? toneOf(status) : BAD.test(each.kind) ? "bad" : "";
+  const tone = each.kind === "ended" ? toneOf(status)
+    : each.details?.new ? toneOf(each.details.new) : BAD.test(each.kind) ? "bad" : "";
   const after = each.after_ms === null || each.after_ms === undefined ? ""
     : `+${milliseconds(each.after_ms)}`;
   return h("li", { class: tone },

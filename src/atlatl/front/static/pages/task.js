@@ -9,7 +9,7 @@ import { liveOf, poolOf, seriesOf, soon, store } from "../store.js";
 import { executionTable } from "./executions.js";
 import { tryIt } from "./trying.js";
 
-const INSTANCES_MS = 3000;
+const LOOK_MS = 3000;
 
 export function taskPage(name) {
   const state = badge("");
@@ -149,7 +149,11 @@ function poolPanel(name) {
   async function look() {
     if (document.hidden) return;
     try {
-      const { instances } = await api.get("api/v1/instances");
+      const [{ instances }, { breakers }] = await Promise.all([
+        api.get("api/v1/instances"), api.get("api/v1/breakers"),
+      ]);
+      const breaker = breakers.find((row) => row.task_name === name);
+      if (breaker) store.breakers.set(name, breaker);
       const own = instances.filter((row) => row.task_name === name).slice(0, 12);
       keep(body, rows, own, (row) => row.instance_id, instanceRow);
       table.hidden = own.length === 0;
@@ -159,7 +163,7 @@ function poolPanel(name) {
   }
   table.hidden = true;
   look();
-  const timer = setInterval(look, INSTANCES_MS);
+  const timer = setInterval(look, LOOK_MS);
   let told = "";
   return {
     node,
