@@ -25,7 +25,7 @@ from tests.e2e.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LEFT_OUT = {"build", "dist", "LICENSE", "test_docs.py"}
+LEFT_OUT = {"build", "dist", "LICENSE", "test_docs.py", "vendor"}
 KNOWN_HOSTS = {
     "127.0.0.1",
     "localhost",

@@ -59,6 +59,7 @@ def test_a_response_says_its_own_status_and_headers_but_not_ours() -> None:
         ("Set-Cookie", "a=1"),
         ("Set-Cookie", "b=2"),
         ("Content-Length", "99999"),
+        ("Service-Worker-Allowed", "/"),
         ("Atlatl-Execution-Id", "forged"),
     )
     service = hello("response", b"<p>", status=201, headers=headers)
@@ -66,6 +67,7 @@ def test_a_response_says_its_own_status_and_headers_but_not_ours() -> None:
     assert (answer.status_code, answer.text) == (201, "<p>")
     assert answer.headers["Content-Type"] == "text/html"
     assert answer.headers.get_list("Set-Cookie") == ["a=1", "b=2"]
+    assert "Service-Worker-Allowed" not in answer.headers
     assert answer.headers["Content-Length"] == "3"
     assert answer.headers["Atlatl-Execution-Id"] == "new-1"
 
