@@ -183,8 +183,8 @@ def exposure(settings: Settings) -> Iterator[str]:
     if settings.auth.required is not False:
         yield (
             f"other machines can reach {where}: there everything but /healthz, /readyz, "
-            "/openapi.json and the page at / needs a token, calls of functions too; `atlatl token "
-            "create` makes tokens"
+            "/openapi.json and / needs a token, calls of functions too; `atlatl token create` "
+            "makes tokens"
         )
     if not settings.tls.cert_file:
         yield (

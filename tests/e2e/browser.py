@@ -104,13 +104,27 @@ class Browser:
     # --- what a person does ---
 
     def find(self, selector: str) -> str:
+        """The first such element; waits for it."""
+        there = "return document.querySelector(arguments[0]) !== null"
+        self.until_true(there, selector)
         found: str = self._send(
             "POST", self._session + "/element", using="css selector", value=selector
         )[_ELEMENT]
         return found
 
     def click(self, selector: str) -> None:
-        self._send("POST", f"{self._session}/element/{self.find(selector)}/click")
+        """Clicks, and waits for the element to be there, at rest, and not covered."""
+        ends = time.monotonic() + LONG_S
+        while True:
+            try:
+                self._send("POST", f"{self._session}/element/{self.find(selector)}/click")
+            except AssertionError as error:
+                passing = ("stale element", "click intercepted", "not interactable")
+                if time.monotonic() > ends or not any(each in str(error) for each in passing):
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def type(self, selector: str, text: str, *, anew: bool = False) -> None:
         element = f"{self._session}/element/{self.find(selector)}"
