@@ -350,8 +350,8 @@ Forker.serve = forks_first
     async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
         channel = await forked(runtime, task, code)
         path = Path(f"/proc/{channel.pid}/root/tmp/pid")
-        if path.exists():  # else it was gone before its first breath
-            await all_end([int(path.read_text())])
+        if path.exists():  # noqa: ASYNC240 # else it was gone before its first breath
+            await all_end([int(path.read_text())])  # noqa: ASYNC240
 
     check(tmp_path, scenario, source)
 
