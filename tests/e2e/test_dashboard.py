@@ -183,8 +183,8 @@ def watches(browser: Browser) -> None:
     browser.until_true(row + ".endsWith('/s')", "greet", 1)
     browser.until_true(row + ".endsWith('ms')", "greet", 4)
     browser.until_true(row + ".endsWith('ms')", "greet", 5)
-    assert "busy" in browser.run(row, "greet", 6)
-    assert browser.run(row, "greet", 7) == "closed"
+    browser.until_true(row + ".includes('busy')", "greet", 6)
+    browser.until_true(row + " === 'closed'", "greet", 7)
     assert browser.run("return document.querySelectorAll('.plot canvas').length") == 2
 
 

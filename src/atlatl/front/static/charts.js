@@ -46,7 +46,7 @@ export function chart({ title, lines, show, height = 132 }) {
     return {
       width: Math.max(place.clientWidth, 120),
       height,
-      padding: [8, 16, 0, 0],
+      padding: [8, 28, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       scales: {

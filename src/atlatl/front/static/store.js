@@ -10,6 +10,7 @@ const POLL_MS = 2000;
 const REFRESH_MS = 15000;
 const TRY_AGAIN_MS = 30000;
 const SOON_MS = 300;
+const LATEST_MS = 2000;
 const SILENT_MS = 10000;
 const KINDS = [
   "figures", "lost", "execution_finished", "execution_died", "breaker_changed", "instance_ended",
@@ -221,7 +222,7 @@ export function soon(parts = ALL) {
     await refresh(asked).catch(() => {});
     timer = null;
     if (wanted.size) soon([]);
-  }, Math.max(SOON_MS, 10 * tookMs));
+  }, Math.min(LATEST_MS, Math.max(SOON_MS, 10 * tookMs)));
 }
 
 export async function refreshFailures() {
