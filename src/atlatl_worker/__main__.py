@@ -1,4 +1,4 @@
-"""Where the zygote begins: `python -I -S __main__.py DESCRIPTOR`, executed by the service.
+"""Where the zygote begins: `python -I -S __main__.py DESCRIPTOR [DIRECTORY ...]`, by the service.
 
 Run as a file, so that neither the service's packages nor its environment are within reach.
 """
@@ -29,4 +29,4 @@ if __name__ == "__main__":
     make_importable()
     from atlatl_worker.zygote import main
 
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])

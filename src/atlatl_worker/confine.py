@@ -74,7 +74,6 @@ def prepare_parent(means: Means, readable: list[str]) -> None:
         readable: what instances may read and run besides the system.
     """
     global _means
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -209,6 +208,7 @@ def confine(wanted: Confinement, places: list[str]) -> None:
         step = "user"
         if _means.uids:
             become_user(os.getpid())
+            _look_around(places)
         kernel.drop_capabilities()
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         _end_with_parent()
@@ -223,6 +223,16 @@ def confine(wanted: Confinement, places: list[str]) -> None:
 def _note_confined() -> None:
     global _confined
     _confined = True
+
+
+def _look_around(places: list[str]) -> None:
+    """Says what to do where a user of its own would not find its code; raises Unconfined."""
+    for place in places:
+        if not os.access(place, os.R_OK | os.X_OK):
+            raise Unconfined(
+                f"the instance's user may not read {place}: open it, and the directories that lead "
+                "to it, to other users (`chmod o+rx`, `chmod o+x`)"
+            )
 
 
 def _stay_free() -> None:

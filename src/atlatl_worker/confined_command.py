@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> NoReturn:
         here = os.getcwd()
         read = [path for path in wanted.get("read", []) if os.path.exists(path)]
         written = {path: os.open(path, os.O_RDONLY) for path in wanted.get("write", [])}
-        found = means.find([*_own_paths(), *read])
+        found = means.find([*_own_paths(), *read], [here])
         _confine(found, wanted, read, written)
         os.chdir(here)
         _end_with(parent)
@@ -77,7 +77,6 @@ def _confine(found: Any, wanted: dict[str, Any], read: list[str], written: dict[
     """
     from atlatl_worker import kernel, landlock, means, rooms
 
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     own_user = found.uids and wanted.get("own_user", True)
     if own_user:
         uid = means.uid_of(os.getpid())

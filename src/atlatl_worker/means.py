@@ -31,12 +31,18 @@ class Means(NamedTuple):
     processes: bool = False
 
 
-def find(needed: list[str]) -> Means:
+def find(needed: list[str], entered: list[str]) -> Means:
     """Tries everything in processes made for it, and builds the room in this one.
+
+    This process has no new privileges from then on: for whoever is not root the kernel wants that
+    of those that restrict themselves.
 
     Args:
         needed: what has to be in the room besides the system.
+        entered: directories in which code will lie. Without a room users of their own have to be
+            able to enter them.
     """
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     uids = succeeds(lambda: become_user(os.getpid()))
     mounts = user_namespaces = private_proc = False
     for namespace in (False,) if uids else (True,):
@@ -46,6 +52,8 @@ def find(needed: list[str]) -> Means:
     if mounts:
         own_mounts(user_namespaces)
         rooms.build(needed, private_proc=private_proc)
+    elif uids:
+        uids = succeeds(lambda: _try_enter([*needed, *entered]))
     alone = user_namespaces
     return Means(
         landlock=landlock.version() if succeeds(_try_landlock) else 0,
@@ -123,6 +131,14 @@ def _try_room(needed: list[str], namespace: bool, private_proc: bool) -> None:
     rooms.enter(rooms.BYTES_PER_FILE * 1024)
     rooms.resize(rooms.BYTES_PER_FILE * 2048)
     rooms.close()
+
+
+def _try_enter(places: list[str]) -> None:
+    """Whether another user reaches what is there."""
+    there = [place for place in places if os.path.exists(place)]
+    become_user(os.getpid())
+    for place in there:
+        os.stat(place)
 
 
 def _try_landlock() -> None:

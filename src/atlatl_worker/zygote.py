@@ -62,13 +62,18 @@ REHEARSALS: Final = 10
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
 
 
-def main(descriptor: int) -> NoReturn:
-    """Serves until the service hangs up."""
+def main(descriptor: int, entered: list[str]) -> NoReturn:
+    """Serves until the service hangs up.
+
+    Args:
+        descriptor: of the socket to the service.
+        entered: directories in which the code of instances lies.
+    """
     gc.disable()
     os.umask(0o022)
     confine.become_subreaper()
     readable = [*rooms.interpreter(), os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
-    found = means.find(readable)
+    found = means.find(readable, entered)
     confine.prepare_parent(found, readable)
     preload()
     # In each child these streams lead to its own file: they know a descriptor's number only.

@@ -41,7 +41,8 @@ class ProcessRuntime:
     """Starts instances by fork from a zygote, most of them from a stock of ready blanks.
 
     Args:
-        settings: of the service; `blank_pool`, `zygote` and `limits` matter here.
+        settings: of the service; `blank_pool`, `zygote`, `limits` and `data_dir`
+            matter here.
         clock: monotonic seconds.
         ids: makes an instance's id.
         groups: what limits instances; None has the service do what it can.
@@ -57,6 +58,7 @@ class ProcessRuntime:
         self._defaults = settings.confinement
         self._kept = Kept()
         self._limits = Limits(settings.confinement, groups)
+        self._places = [settings.data_dir] if settings.data_dir else []
         self._stock = settings.blank_pool
         self._start_timeout_ms = settings.limits.instance_creation_timeout_ms
         self._start_timeout_s = self._start_timeout_ms / 1000
@@ -361,7 +363,7 @@ class ProcessRuntime:
         return self._zygote.mark if self._zygote is not None else {}
 
     async def _start_zygote(self) -> None:
-        zygote = Zygote(self._zygote_lost)
+        zygote = Zygote(self._zygote_lost, self._places)
         await zygote.start()
         self._zygote, self._kept = zygote, zygote.kept
         self._zygote_up.set()

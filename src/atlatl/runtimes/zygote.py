@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,11 +211,13 @@ class Zygote(Forks):
     Args:
         on_lost: called once when it ends after `start` and without having been closed; all its
             instances have been reported as ended by then.
+        places: directories in which the code of instances lies.
     """
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
+    def __init__(self, on_lost: Callable[[], None], places: Sequence[str] = ()) -> None:
         super().__init__()
         self._on_lost = on_lost
+        self._places = places
         self._mark = os.urandom(8).hex()
         self._process: subprocess.Popen[bytes] | None = None
         self._watched: dict[int, OnExit] = {}
@@ -256,7 +258,7 @@ class Zygote(Forks):
         flags = ["-I", "-S", "-X", "utf8"]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *flags, str(script), str(theirs.fileno())],
+                [sys.executable, *flags, str(script), str(theirs.fileno()), *self._places],
                 pass_fds=[theirs.fileno()],
                 env={**ENVIRONMENT, **self.mark},
                 cwd="/",
