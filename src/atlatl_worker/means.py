@@ -53,7 +53,7 @@ def find(needed: list[str], entered: list[str]) -> Means:
         own_mounts(user_namespaces)
         rooms.build(needed, private_proc=private_proc)
     elif uids:
-        uids = succeeds(lambda: _try_enter([*needed, *entered]))
+        uids = succeeds(lambda: _try_enter(needed, entered))
     alone = user_namespaces
     return Means(
         landlock=landlock.version() if succeeds(_try_landlock) else 0,
@@ -133,12 +133,15 @@ def _try_room(needed: list[str], namespace: bool, private_proc: bool) -> None:
     rooms.close()
 
 
-def _try_enter(places: list[str]) -> None:
-    """Whether another user reaches what is there."""
-    there = [place for place in places if os.path.exists(place)]
+def _try_enter(needed: list[str], entered: list[str]) -> None:
+    """Whether another user reaches what is there; what is still to be made will be closed."""
+    there = [place for place in needed if os.path.exists(place)]
     become_user(os.getpid())
     for place in there:
         os.stat(place)
+    for place in entered:
+        if not os.access(place, os.X_OK):
+            raise PermissionError(place)
 
 
 def _try_landlock() -> None:
