@@ -23,7 +23,8 @@ from bench.rounds import Missing, Wrong
 
 OTHERS = ("pieces", "queue")
 """Benchmarks with options of their own."""
-LONG = ("soak", "queue")
+LONG = ("soak", "queue", "confinement-cpu", "telemetry-cpu")
+"""Not in a quick run, which takes less than three minutes."""
 NAMES = (*run.SCENARIOS, *OTHERS)
 
 

@@ -21,8 +21,7 @@ def main() -> int:
         drawn = plots.svg(f"{name}: {newest[name]['about']}", plots.panels(newest[name]["rounds"]))
         (PLOTS / f"{name}.svg").write_text(drawn, encoding="utf-8")
     _write(PAGE, page(newest))
-    summary_page = ROOT / "README.md"
-    if BEGIN in summary_page.read_text(encoding="utf-8"):
+    for summary_page in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
         _write(summary_page, brief(newest))
     return 0
 

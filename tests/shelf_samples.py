@@ -56,5 +56,5 @@ def zipped(files: dict[str, bytes]) -> bytes:
             # Of no date: the same files are the same bytes whenever they are packed.
             info = zipfile.ZipInfo(name)
             info.external_attr = 0o600 << 16
-            archive.writestr(info, content)
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()

@@ -151,7 +151,9 @@ def test_documents_that_are_named_exist() -> None:
     lost = []
     for name, text in texts():
         lost += [
-            f"{name}: {other}" for other in re.findall(r"[\w-]+\.md\b", text) if other not in there
+            f"{name}: {other}"
+            for other in re.findall(r"[\w-]+(?:\.zh-CN)?\.md\b", text)
+            if other not in there
         ]
     assert lost == []
 
@@ -232,6 +234,19 @@ def test_the_two_commands_stand_first_in_the_readme() -> None:
     assert "make demo" in first
     assert "make test" in first
     assert len(README.splitlines()) < 100
+
+
+def test_the_chinese_readme_says_the_same() -> None:
+    """As far as a test can tell: the same sections, commands, figures and links."""
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    for kind in (r"^```.*?^```", r"^\| .*?$", r"\]\((?!README)[^)]*\)"):
+        wanted, found = (
+            re.findall(kind, page, re.DOTALL | re.MULTILINE) for page in (README, chinese)
+        )
+        assert found == wanted
+    assert len(re.findall(r"^#", chinese, re.MULTILINE)) == len(
+        re.findall(r"^#", README, re.MULTILINE)
+    )
 
 
 def test_make_knows_every_target_that_is_named() -> None:
