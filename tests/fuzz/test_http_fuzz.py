@@ -299,7 +299,9 @@ def test_what_the_description_promises(closed: Field) -> None:
     """Schemathesis reads `/openapi.json` and asks for everything that stands there."""
     url = f"http://127.0.0.1:{closed.listener.port}"
     described = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    operations = [result.ok() for result in described.get_all_operations()]
+    every = [result.ok() for result in described.get_all_operations()]
+    # The stream of events has no end that one could wait for; tests of its own read it.
+    operations = [each for each in every if each.path != "/api/v1/events"]
     assert len(operations) > 30
 
     @examples(400)
