@@ -342,7 +342,8 @@ def _read(path: Path) -> str:
 
 def _make(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_urlsafe(TOKEN_BYTES)
+    while (token := secrets.token_urlsafe(TOKEN_BYTES)).startswith("-"):
+        pass  # after an option of a command it would be taken for another one
     # Complete under another name first: a crash in between must not leave an empty token.
     fresh = path.with_name("token.new")
     fresh.unlink(missing_ok=True)
