@@ -26,6 +26,8 @@ from tests.shelf_samples import CODE, zipped
 
 LIMITS = ArtifactSettings(max_bytes=3_000_000, max_files=50)
 RECIPE = 1
+MOST_COOKED = 4_000_000
+"""Bytes of all members: more than may be, but not so many that the cook needs the memory."""
 
 
 @contextmanager
@@ -70,12 +72,14 @@ def _checked(code: Path, path: Path) -> int:
 
 def _cooked(recipe: bytes) -> bytes:
     """An archive whose checksums are right: eight bytes for each member, its name and content."""
-    entries = []
+    entries, left = [], MOST_COOKED
     while len(recipe) >= 8 and len(entries) < 60:
         n_name, n_content, times, method, flags, lies, mode, at = recipe[:8]
         name, recipe = recipe[8 : 8 + n_name], recipe[8 + n_name :]
         content, recipe = recipe[:n_content], recipe[n_content:]
-        entry = Entry(name, content * times**2, flags=flags, mode=mode << 8)
+        times = min(times**2, left // max(1, len(content)))
+        left -= times * len(content)
+        entry = Entry(name, content * times, flags=flags, mode=mode << 8)
         entry.method = (0, 8, 8, 8, 12, 14, 99)[method % 7]
         if lies & 1:
             entry.size = len(entry.content) + (lies >> 3) - 8
