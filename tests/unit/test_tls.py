@@ -27,6 +27,7 @@ from atlatl.front.grpc import GrpcServer
 from atlatl.front.listener import HttpListener
 from atlatl.front.tls import Certificates, expiry, trusting_only
 from atlatl.settings import GrpcSettings, HttpSettings, Settings, TlsSettings, parse
+from tests import ordinary
 from tests.certificates import Authority, needs_openssl
 from tests.unit import test_grpc_front as rpc
 from tests.unit.fast_fakes import asks, fast_path, served
@@ -295,12 +296,13 @@ print("read")
 def test_the_pair_can_be_read_by_an_ordinary_user_whom_nobody_may_trace(files: Files) -> None:
     """The bytes go through a descriptor of the process, which such a process may still open."""
     contents = {"cert_file": files.cert.read_text(), "key_file": files.key.read_text()}
+    root = os.geteuid() == 0
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY],
+        [ordinary.python() if root else sys.executable, "-c", AS_NOBODY],
         input=json.dumps(contents),
         capture_output=True,
         text=True,
-        user=65534 if os.geteuid() == 0 else None,
+        **(ordinary.as_user() if root else {}),
     )
     assert (done.stdout, done.stderr) == ("read\n", "")
 
