@@ -292,10 +292,11 @@ def test_a_change_is_seen_within_a_second_and_a_bug_ends_nothing(
 def test_a_front_that_is_mounted_sees_changes_too_and_its_thread_ends_with_the_service(
     tmp_path: Path,
 ) -> None:
+    before = watching()  # of services that other tests have left
     service = FakeService(data_dir=str(tmp_path))
     service.is_open = False
     app = asgi(service)  # type: ignore[arg-type]
-    assert not watching()  # nothing may be started before the service is
+    assert watching() == before  # nothing may be started before the service is
     service.is_open = True
 
     async def main() -> None:
@@ -313,10 +314,10 @@ def test_a_front_that_is_mounted_sees_changes_too_and_its_thread_ends_with_the_s
             await until_async(status, 200)
 
     asyncio.run(main())
-    (thread,) = watching()
+    (thread,) = set(watching()) - set(before)
     service.is_open = False
     thread.join(10)
-    assert not watching()
+    assert not thread.is_alive()
 
 
 def watching() -> list[threading.Thread]:
