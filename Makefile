@@ -8,6 +8,9 @@ BENCH  := .venv-bench
 RUN    := $(BIN)/python -m
 FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
 
+# Tests start the service hundreds of times: it is compiled once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test check audit fuzz bench bench-check bench-peers bench-report docs screenshots lock proto \
 	clean
 
@@ -52,7 +55,7 @@ check: $(READY)
 	$(RUN) mypy --strict
 	$(BIN)/lint-imports
 	$(RUN) bandit --quiet --recursive --configfile pyproject.toml src scripts
-	$(RUN) pytest -m 'not slow' $(FAST)
+	$(RUN) pytest --numprocesses 2 -m 'not slow' $(FAST)
 
 audit: $(READY)
 	@$(BIN)/python scripts/audit.py

@@ -98,7 +98,7 @@ def test_a_gigabyte_at_a_slow_reader_keeps_memory_flat(tmp_path: Path) -> None:
         peak, quick = list(idle), []
 
         async def main() -> int:
-            reading = asyncio.create_task(_read_slowly(server.url, n, size, 10e6))
+            reading = asyncio.create_task(_read_slowly(server.url, n, size, 40e6))
             while not reading.done():
                 quick.append(await asyncio.to_thread(_quick, server, task_id, len(quick)))
                 for place, pid in enumerate(pids):
