@@ -36,8 +36,9 @@ from atlatl.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
+from atlatl.front.access import GrpcGate
 from atlatl.front.auth import Authorizer, Token
-from atlatl.front.grpc import GrpcServer
+from atlatl.front.grpc import GrpcServer, LiveHealth, Reflection
 from atlatl.front.proto import function_pb2 as pb
 from atlatl.front.proto.function_pb2_grpc import FunctionServiceStub
 from atlatl.model import (
@@ -805,3 +806,35 @@ def test_a_large_map_is_carried() -> None:
 
 def test_the_strangers_messages_are_not_ours() -> None:
     assert CLASSES["GetHealthRequest"] is not pb.GetHealthRequest
+
+
+class Refused(Exception):
+    """What `abort` raises."""
+
+
+class FarContext:
+    """Of an RPC from another machine, as a rule of a firewall may lead it to loopback."""
+
+    def peer(self) -> str:
+        return "ipv4:10.0.0.7:5000"
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    async def abort(self, code: StatusCode, details: str, trailers: object = ()) -> None:
+        raise Refused(code.name)
+
+
+def test_what_is_not_ours_looks_at_where_its_caller_is() -> None:
+    gate, service, context = GrpcGate(Authorizer(TOKEN), "127.0.0.1"), FakeService(), FarContext()
+    health = LiveHealth(service, gate)  # type: ignore[arg-type]
+    reflection = Reflection(["a"], gate)
+
+    async def main() -> None:
+        for rpc in (health.Check, health.Watch, health.List):
+            with pytest.raises(Refused, match="UNAUTHENTICATED"):
+                await rpc(health_pb2.HealthCheckRequest(), context)
+        with pytest.raises(Refused, match="UNAUTHENTICATED"):
+            await anext(reflection.ServerReflectionInfo(iter(()), context))
+
+    asyncio.run(main())

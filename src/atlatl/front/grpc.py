@@ -6,7 +6,7 @@ Here are access, statuses and the life of the server; what an RPC does stands in
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from atlatl.errors import AtlatlError, ConfigurationError, InvalidRequest
 from atlatl.front import rpcs
@@ -83,7 +83,7 @@ class GrpcServer:
         self._service = service
         self._tls = tls
         self._gate = GrpcGate(authorizer, settings.host)
-        self._health = LiveHealth(service)
+        self._health = LiveHealth(service, self._gate)
         self._server: grpc.aio.Server | None = None
         self.port = 0
         """As bound; 0 until `start` has returned."""
@@ -97,7 +97,6 @@ class GrpcServer:
         limits = self._service.settings.limits
         largest = self._settings.max_message_bytes
         server = grpc.aio.server(
-            interceptors=(Door(self._gate),),
             options=(
                 # With it a second server on the port would silently take half of the calls.
                 ("grpc.so_reuseport", 0),
@@ -111,7 +110,8 @@ class GrpcServer:
         server.add_generic_rpc_handlers((self._handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        described = Reflection(names, self._gate)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)
         self.port = _listen(server, self._settings, self._tls)
         await server.start()
         self._server = server
@@ -154,41 +154,59 @@ class GrpcServer:
         await rpcs.stream_function(exchange, request, context.write)
 
     def _exchange(self, context: Context, scope: Scope) -> Exchange:
-        headers = _headers(context.invocation_metadata())
-        visitor = Visitor(headers, context.peer())
-        return Exchange(self._service, headers, self._gate.admit(visitor, scope))
+        visitor = _visitor(context)
+        return Exchange(self._service, visitor.headers, self._gate.admit(visitor, scope))
 
 
-class Door(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Access to what is not ours: the health and reflection services."""
-
-    def __init__(self, gate: GrpcGate) -> None:
-        self._gate = gate
-
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        if not handler_call_details.method.startswith(f"/{SERVICE}/"):
-            try:
-                # Whose address it comes from is not told here: the listener's has to do.
-                headers = _headers(handler_call_details.invocation_metadata)
-                self._gate.admit(Visitor(headers, "ipv4:127.0.0.1:0"), Scope.WATCH)
-            except AtlatlError as error:
-                return grpc.unary_unary_rpc_method_handler(partial(_refuse, error))
-        return await continuation(handler_call_details)
+# What is not ours looks at its callers itself: an interceptor would cost each of our own calls a
+# coroutine, and is not told where a caller is.
 
 
 class LiveHealth(health.aio.HealthServicer):  # type: ignore[misc, name-defined]
     """`grpc.health.v1`: looks at the service when it is asked, and tells those who watch."""
 
-    def __init__(self, service: FunctionService) -> None:
+    def __init__(self, service: FunctionService, gate: GrpcGate) -> None:
         super().__init__()
         self._service = service
+        self._gate = gate
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await _admit(self._gate, context)
         serving = self._service.health().status != "unhealthy"
         kinds = health_pb2.HealthCheckResponse
         for name in ("", SERVICE):
             await self.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
         return await super().Check(request, context)
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
+        await _admit(self._gate, context)
+        await super().Watch(request, context)
+
+    async def List(self, request: Any, context: Any) -> None:  # noqa: N802
+        await _admit(self._gate, context)
+        await context.abort(StatusCode.UNIMPLEMENTED, "`Check` tells of one service at a time")
+
+
+class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc, name-defined]
+    """`grpc.reflection.v1alpha`: describes what is served."""
+
+    def __init__(self, names: Sequence[str], gate: GrpcGate) -> None:
+        super().__init__(names)
+        self._gate = gate
+
+    async def ServerReflectionInfo(  # noqa: N802
+        self, request_iterator: Any, unused_context: Any
+    ) -> AsyncIterator[Any]:
+        await _admit(self._gate, unused_context)
+        async for answer in super().ServerReflectionInfo(request_iterator, unused_context):
+            yield answer
+
+
+async def _admit(gate: GrpcGate, context: Context) -> None:
+    try:
+        gate.admit(_visitor(context), Scope.WATCH)
+    except AtlatlError as error:
+        await _refuse(error, context)
 
 
 async def _guarded(context: Context, answer: Awaitable[T]) -> T:
@@ -203,10 +221,10 @@ async def _guarded(context: Context, answer: Awaitable[T]) -> T:
             raise
         log.exception("an RPC failed")
         failure = AtlatlError("the service failed at this request; its log says why")
-    return await _refuse(failure, None, context)
+    return await _refuse(failure, context)
 
 
-async def _refuse(error: AtlatlError, request: Any, context: Context) -> NoReturn:
+async def _refuse(error: AtlatlError, context: Context) -> NoReturn:
     trailers = [("error-code", error.code)]
     if error.retry_after_s is not None:
         trailers.append(("retry-after-ms", str(max(1, round(error.retry_after_s * 1000)))))
@@ -225,9 +243,11 @@ def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def _headers(metadata: Any) -> dict[str, str]:
-    """The textual entries of the metadata; their names are in lower case already."""
-    return {name: value for name, value in metadata or () if isinstance(value, str)}
+def _visitor(context: Context) -> Visitor:
+    """With the textual entries of the metadata; their names are in lower case already."""
+    metadata: Any = context.invocation_metadata() or ()
+    headers = {name: value for name, value in metadata if isinstance(value, str)}
+    return Visitor(headers, context.peer())
 
 
 def _listen(
