@@ -22,6 +22,7 @@ import uvloop
 
 from atlatl.checks import configured
 from atlatl.errors import SettingInvalid
+from atlatl.front import tls as module
 from atlatl.front.auth import Authorizer
 from atlatl.front.grpc import GrpcServer
 from atlatl.front.listener import HttpListener
@@ -247,6 +248,23 @@ def test_clients_show_a_certificate_where_that_is_asked_for(
         await listener.stop()
 
     run(main)
+
+
+def test_a_pair_that_could_not_be_read_for_a_moment_is_taken_at_the_next_look(
+    files: Files, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_many_files(_: TlsSettings) -> None:
+        raise SettingInvalid("`tls.cert_file` cannot be read: Too many open files")
+
+    certificates = Certificates(files.settings())
+    before = certificates._pair.chain
+    files.show(authority.pair("IP:127.0.0.1"))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "load", too_many_files)
+        certificates.look()
+        assert certificates._pair.chain == before
+    certificates.look()
+    assert certificates._pair.chain == files.cert.read_bytes() != before
 
 
 def test_what_cannot_be_shown_is_refused_at_the_start(

@@ -220,6 +220,26 @@ def test_a_file_that_somebody_broke_starts_nothing_and_changes_nothing(
     assert not may(kept, secret)
 
 
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_many_files(_: TokenFile) -> None:
+        raise SettingInvalid("tokens cannot be read: Too many open files")
+
+    file, kept = TokenFile(tmp_path), keeper(tmp_path)
+    secret, token = file.create("invoke", now=NOW)
+    kept.look()
+    file.revoke(token.name)
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenFile, "read", too_many_files)
+        kept.look()
+        kept.look()
+        assert may(kept, secret)
+    kept.look()
+    assert not may(kept, secret)
+    assert len([each for each in caplog.records if each.levelno == logging.WARNING]) == 1
+
+
 def test_a_rate_is_not_refilled_by_a_change_of_other_tokens(tmp_path: Path) -> None:
     file, kept = TokenFile(tmp_path), keeper(tmp_path)
     secret, _ = file.create("invoke", now=NOW, rate_limit_per_s=0.001, name="slow")

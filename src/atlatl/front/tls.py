@@ -55,6 +55,7 @@ class Certificates:
         self._settings = settings
         self._stamps = self._look_at_files()
         self._pair = load(settings)
+        self._told = ""
         self.context = self._pair.context
         # Asked in each handshake, with or without a name in it.
         self.context.sni_callback = self._choose
@@ -63,16 +64,21 @@ class Certificates:
         connection.context = self._pair.context
 
     def look(self) -> None:
-        """Takes over what has changed, unless it does not fit together; never raises."""
+        """Takes over what has changed, unless it does not fit together; never raises.
+
+        What could not be read is read again at each look: what was in the way may pass.
+        """
         stamps = self._look_at_files()
         if stamps == self._stamps:
             return
-        self._stamps = stamps
         try:
             self._pair = load(self._settings)
         except SettingInvalid as error:
-            log.warning("%s; the certificate stays as it was", error.message)
+            if error.message != self._told:
+                self._told = error.message
+                log.warning("%s; the certificate stays as it was", error.message)
         else:
+            self._stamps, self._told = stamps, ""
             log.info(
                 "new connections get the certificate that now is in %s", self._settings.cert_file
             )

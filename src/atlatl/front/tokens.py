@@ -214,21 +214,26 @@ class TokenKeeper:
         self._wall = wall
         self._stamp = stamp_of(self._file.path)
         self._tokens = self._file.read()
+        self._told = ""
         self._good = self._hold()
 
     def look(self) -> None:
         """Takes over what has changed, and lets go of what has expired; never raises.
 
         A file that cannot be read changes nothing: what was revoked before stays revoked, and
-        nobody is locked out by a slip.
+        nobody is locked out by a slip. It is read again at each look, because what was in the
+        way may pass, too many open files for example, and a revocation must not be missed.
         """
         stamp = stamp_of(self._file.path)
         if stamp != self._stamp:
-            self._stamp = stamp
             try:
                 self._tokens = self._file.read()
             except SettingInvalid as error:
-                log.warning("%s; the tokens stay as they were", error.message)
+                if error.message != self._told:
+                    self._told = error.message
+                    log.warning("%s; the tokens stay as they were", error.message)
+            else:
+                self._stamp, self._told = stamp, ""
         if self._good != self._unexpired():
             self._good = self._hold()
 
