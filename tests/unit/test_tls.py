@@ -295,6 +295,16 @@ def test_what_cannot_be_shown_is_refused_at_the_start(
         parse(Settings, {"tls": {"client_ca_file": "a.pem"}})
 
 
+def test_certificates_may_have_words_of_any_script_between_them(
+    files: Files, authority: Authority
+) -> None:
+    named = "# Főtanúsítvány\n".encode()
+    files.cert.write_bytes(named + files.cert.read_bytes())
+    files.clients.write_bytes(named + authority.file.read_bytes())
+    Certificates(files.settings(clients=True))
+    assert expiry(files.settings(clients=True)) > datetime.now(UTC).timestamp()
+
+
 AS_NOBODY = """
 import ctypes, json, pathlib, sys, tempfile
 from atlatl.front.tls import load

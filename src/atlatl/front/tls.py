@@ -153,7 +153,7 @@ def _context(
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
         try:
-            context.load_verify_locations(cadata=clients.decode("ascii"))
+            context.load_verify_locations(cadata=_pem(clients))
         except (ssl.SSLError, ValueError) as error:
             raise SettingInvalid(
                 f"`tls.client_ca_file` {settings.client_ca_file} has no certificates in PEM: "
@@ -164,6 +164,11 @@ def _context(
 
 def _no_password() -> str:
     raise ValueError("the key has a password")
+
+
+def _pem(content: bytes) -> str:
+    """Without the letters of comments that ASCII does not have: lists of authorities name them."""
+    return content.decode("ascii", "ignore")
 
 
 def _reason(error: Exception) -> str:
@@ -196,7 +201,7 @@ def trusting_only(chain: bytes) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_flags |= _LONE_CERTIFICATE
     try:
-        context.load_verify_locations(cadata=(first + found).decode("ascii"))
+        context.load_verify_locations(cadata=_pem(first + found))
     except ssl.SSLError as error:
         raise ValueError(_reason(error)) from None
     return context
