@@ -107,6 +107,18 @@ def test_a_task_is_refused_by_its_name_whether_it_is_there_or_not(method: str, p
     assert answer.status_code not in (401, 403), answer.text
 
 
+def test_no_task_is_made_under_the_id_of_an_own_one() -> None:
+    answer = ask(
+        service(),
+        "PUT",
+        "/api/v1/tasks/id-mine?filename=main.py",
+        headers=HEADERS,
+        tokens=[limited("mine")],
+        content=b"def main(): ...",
+    )
+    assert (answer.status_code, answer.json()["code"]) == (403, "PERMISSION_DENIED")
+
+
 def test_an_id_that_matches_the_pattern_is_no_way_to_another_task() -> None:
     for name in ("id-other", "other"):
         answer = ask(

@@ -105,6 +105,8 @@ class Tasks:
     async def deploy(self, request: Request) -> Response:
         """Deploys a task, or changes one: 201 when something changed, 200 when nothing did."""
         name = request.path_params["name"]
+        # Elsewhere an id stands for its task; here it would be the name of a new one.
+        grant_of(request).touch(name)
         upload = await self._upload(request)
         _check_confinement(grant_of(request), upload.settings)
         try:
