@@ -68,6 +68,7 @@ def test_the_first_start_makes_a_token_that_only_the_owner_reads(tmp_path: Path)
     token = admin_token(directory)
     assert len(token) >= 43  # 256 bits in base64
     assert stat.S_IMODE((directory / "token").stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert [path.name for path in directory.iterdir()] == ["token"]
     assert admin_token(directory) == token
     assert admin_token(tmp_path / "other") != token
@@ -84,6 +85,9 @@ def test_a_token_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
 def test_an_empty_or_unreachable_token_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("\n")
     with pytest.raises(SettingInvalid, match="delete it"):
+        admin_token(tmp_path)
+    (tmp_path / "token").write_bytes(b"\xff")
+    with pytest.raises(SettingInvalid, match="no text: delete it"):
         admin_token(tmp_path)
     with pytest.raises(SettingInvalid, match="cannot be used"):
         admin_token(tmp_path / "token")

@@ -319,7 +319,7 @@ def admin_token(data_dir: Path) -> str:
     """The admin token of the service that owns `data_dir`, made at its first start.
 
     Raises:
-        SettingInvalid: the file is empty, or cannot be read or made.
+        SettingInvalid: the file is empty or no text, or cannot be read or made.
     """
     path = data_dir / "token"
     try:
@@ -328,6 +328,10 @@ def admin_token(data_dir: Path) -> str:
         raise SettingInvalid(
             f"the admin token in {path} cannot be used: {error.strerror}; make the data directory "
             "writable, or name another one with `data_dir`"
+        ) from None
+    except UnicodeDecodeError:
+        raise SettingInvalid(
+            f"{path} is no text: delete it, and the next start makes a new token"
         ) from None
     if not token:
         raise SettingInvalid(f"{path} is empty: delete it, and the next start makes a new token")
@@ -341,7 +345,7 @@ def _read(path: Path) -> str:
 
 
 def _make(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     while (token := secrets.token_urlsafe(TOKEN_BYTES)).startswith("-"):
         pass  # after an option of a command it would be taken for another one
     # Complete under another name first: a crash in between must not leave an empty token.
