@@ -116,7 +116,7 @@ def test_a_token_ends_at_its_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        ({"scope": "nothing"}, "nothing"),
+        ({"scope": "nothing"}, "'nothing': it is `invoke`, `deploy` or `admin`"),
         ({"scope": "call"}, "call"),
         ({"name": "a b"}, "name"),
         ({"name": "x" * 65}, "name"),
@@ -390,4 +390,4 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
     done = run("create", "--scope", "nothing", "--data-dir", str(tmp_path))
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
-    assert "nothing" in done.stderr
+    assert "no token has scope 'nothing': it is `invoke`, `deploy` or `admin`" in done.stderr

@@ -21,7 +21,7 @@ import msgspec
 
 from atlatl.core.moments import parse_moment
 from atlatl.errors import Conflict, InvalidRequest, SettingInvalid
-from atlatl.front.auth import TOKEN_BYTES, Authorizer, Token, admin_token, sha256
+from atlatl.front.auth import OF_TOKENS, TOKEN_BYTES, Authorizer, Token, admin_token, sha256
 from atlatl.model import check_task_name
 
 log = logging.getLogger(__name__)
@@ -111,24 +111,25 @@ class TokenFile:
             Conflict: there is one of this name.
             SettingInvalid: the file cannot be read or written.
         """
+        if scope not in OF_TOKENS:
+            raise InvalidRequest(
+                f"no token has scope {scope[:40]!r}: it is `invoke`, `deploy` or `admin`"
+            )
         if expires_at is not None and expires_at <= now:
             raise InvalidRequest(f"the token would have expired already, at {expires_at}")
         secret = MARK + secrets.token_urlsafe(TOKEN_BYTES)
-        try:
-            token = msgspec.convert(
-                {
-                    "name": name or f"token-{secrets.token_hex(4)}",
-                    "scope": scope,
-                    "sha256": sha256(secret),
-                    "tasks": tuple(map(check_task_name, tasks)),
-                    "rate_limit_per_s": rate_limit_per_s,
-                    "created_at": now,
-                    "expires_at": expires_at,
-                },
-                Token,
-            )
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(str(error)) from None
+        token = msgspec.convert(
+            {
+                "name": name or f"token-{secrets.token_hex(4)}",
+                "scope": scope,
+                "sha256": sha256(secret),
+                "tasks": tuple(map(check_task_name, tasks)),
+                "rate_limit_per_s": rate_limit_per_s,
+                "created_at": now,
+                "expires_at": expires_at,
+            },
+            Token,
+        )
         if fault := _fault(token):
             raise InvalidRequest(f"token {token.name[:80]!r}: {fault}")
         with self._locked():
