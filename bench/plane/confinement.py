@@ -97,12 +97,21 @@ def cpu_us(service: Service, task: str, target: Target, seconds: float) -> float
     pids = [service.pid, *service.instance_pids(task)]
     if len(pids) != 2:
         raise Wrong(f"{task} has {len(pids) - 1} instances instead of one")
-    before = sum(map(cpu_s, pids))
+    before = _used_s(pids, task)
     done = load(target, CONNECTIONS, seconds)
-    used = sum(map(cpu_s, pids)) - before
+    used = _used_s(pids, task) - before
     if pids[1:] != service.instance_pids(task):
         raise Wrong(f"the instance of {task} was replaced under load")
     return per_call_us(used, done.calls)
+
+
+def _used_s(pids: Sequence[int], task: str) -> float:
+    try:
+        return sum(map(cpu_s, pids))
+    except OSError:
+        raise Wrong(
+            f"one of the processes {pids} (the service, the instance of {task}) ended under load"
+        ) from None
 
 
 def per_call_us(used_s: float, calls: int) -> float:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import random
 import time
+from typing import cast
 
 import pytest
 
 from bench import report
 from bench.comparison import Aim, upper_bound
 from bench.plane import confinement, functions, run
+from bench.plane.load import Target
 from bench.plane.processes import cpu_s
 from bench.plane.scenario import QUICK, SMOKE, WHOLE
 from bench.rounds import Wrong
+from bench.service import Service
 
 COLD, CPU = run.SCENARIOS["confinement-cold"], run.SCENARIOS["confinement-cpu"]
 
@@ -60,6 +63,18 @@ def test_cpu_time_of_a_process_is_that_of_its_clock() -> None:
     assert 0.02 <= cpu_s(os.getpid()) - before < 10
     with pytest.raises(OSError, match="Invalid argument"):
         cpu_s(2**22 + 1)
+
+
+def test_a_process_that_ends_while_it_is_measured_is_named() -> None:
+    class Ended:
+        pid = 2**22 + 1
+
+        def instance_pids(self, _: str) -> list[int]:
+            return [os.getpid()]
+
+    service, target = cast(Service, Ended()), cast(Target, None)
+    with pytest.raises(Wrong, match=rf"\[{2**22 + 1}, {os.getpid()}\] .* of work\) ended"):
+        confinement.cpu_us(service, "work", target, 0.1)
 
 
 def test_there_are_20_pairs_and_fewer_in_a_short_run() -> None:
