@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,6 +67,15 @@ class Client:
         with reaching(self._http.base_url):
             return self._http.request(question.method, question.path, **question.options)
 
+    @contextmanager
+    def _answered(self, question: Question) -> Iterator[httpx.Response]:
+        """The answer as it begins to come, its body not read yet."""
+        with (
+            reaching(self._http.base_url),
+            self._http.stream(question.method, question.path, **question.options) as response,
+        ):
+            yield response
+
     def _rows(self, question: Question) -> Row:
         return exchange.rows(self._send(question))
 
@@ -106,10 +116,7 @@ class Client:
         item. Raises like `call`, also in the middle.
         """
         question = exchange.call(name, value, preferences=STREAMED, **options)
-        with (
-            reaching(self._http.base_url),
-            self._http.stream(question.method, question.path, **question.options) as response,
-        ):
+        with self._answered(question) as response:
             if not exchange.is_events(response):
                 response.read()
                 exchange.raise_problem(response)
@@ -231,11 +238,7 @@ class Client:
 
     def events(self, *, kinds: Sequence[str] = (), task: str = "") -> Iterator[Row]:
         """What happens from now on, until the service ends the stream; no kinds is all of them."""
-        question = exchange.happenings(kinds, task)
-        with (
-            reaching(self._http.base_url),
-            self._http.stream(question.method, question.path, **question.options) as response,
-        ):
+        with self._answered(exchange.happenings(kinds, task)) as response:
             if not exchange.is_events(response):
                 response.read()
                 exchange.refuse_others(response)
@@ -286,6 +289,14 @@ class AsyncClient:
         with reaching(self._http.base_url):
             return await self._http.request(question.method, question.path, **question.options)
 
+    @asynccontextmanager
+    async def _answered(self, question: Question) -> AsyncIterator[httpx.Response]:
+        with reaching(self._http.base_url):
+            async with self._http.stream(
+                question.method, question.path, **question.options
+            ) as response:
+                yield response
+
     async def _rows(self, question: Question) -> Row:
         return exchange.rows(await self._send(question))
 
@@ -301,19 +312,16 @@ class AsyncClient:
     async def stream(self, name: str, value: Any = None, **options: Any) -> AsyncIterator[Item]:
         """See Client."""
         question = exchange.call(name, value, preferences=STREAMED, **options)
-        with reaching(self._http.base_url):
-            async with self._http.stream(
-                question.method, question.path, **question.options
-            ) as response:
-                if not exchange.is_events(response):
-                    await response.aread()
-                    exchange.raise_problem(response)
-                    yield exchange.single_item(response)
-                    return
-                events = Events()
-                async for line in response.aiter_lines():
-                    for item in events.line(line):
-                        yield item
+        async with self._answered(question) as response:
+            if not exchange.is_events(response):
+                await response.aread()
+                exchange.raise_problem(response)
+                yield exchange.single_item(response)
+                return
+            events = Events()
+            async for line in response.aiter_lines():
+                for item in events.line(line):
+                    yield item
 
     async def deploy(
         self,
@@ -403,18 +411,14 @@ class AsyncClient:
 
     async def events(self, *, kinds: Sequence[str] = (), task: str = "") -> AsyncIterator[Row]:
         """See Client."""
-        question = exchange.happenings(kinds, task)
-        with reaching(self._http.base_url):
-            async with self._http.stream(
-                question.method, question.path, **question.options
-            ) as response:
-                if not exchange.is_events(response):
-                    await response.aread()
-                    exchange.refuse_others(response)
-                events = Events()
-                async for line in response.aiter_lines():
-                    for row in exchange.as_rows(events.line(line)):
-                        yield row
+        async with self._answered(exchange.happenings(kinds, task)) as response:
+            if not exchange.is_events(response):
+                await response.aread()
+                exchange.refuse_others(response)
+            events = Events()
+            async for line in response.aiter_lines():
+                for row in exchange.as_rows(events.line(line)):
+                    yield row
 
     async def dashboard_address(self) -> str:
         code = (await self._rows(exchange.dashboard_code()))["code"]
