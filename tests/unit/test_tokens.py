@@ -283,6 +283,13 @@ def test_what_is_no_time(text: str) -> None:
 # --- watching ---
 
 
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EVERY_S <= 0.5  # in earnest
+    monkeypatch.setattr("atlatl.front.watching.EVERY_S", 0.001)
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_a_change_is_seen_within_a_second_and_a_bug_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -294,7 +301,6 @@ def test_a_change_is_seen_within_a_second_and_a_bug_ends_nothing(
     def look() -> None:
         seen.release()
 
-    assert EVERY_S <= 0.5
     watch = Watch(broken, look, as_long_as=lambda: going)
     watch.start()
     thread = watch._thread
@@ -309,6 +315,7 @@ def test_a_change_is_seen_within_a_second_and_a_bug_ends_nothing(
     watch.stop()
 
 
+@pytest.mark.usefixtures("looks_often")
 def test_a_front_that_is_mounted_sees_changes_too_and_its_thread_ends_with_the_service(
     tmp_path: Path,
 ) -> None:
