@@ -26,6 +26,7 @@ from atlatl.model import (
 )
 from atlatl.settings import CallbackSettings
 from tests import receiver as receivers
+from tests import turned_time
 from tests.receiver import Behaviour, receiver
 from tests.virtual_time import virtual
 
@@ -33,6 +34,7 @@ PUBLIC = "93.184.216.34"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "00000000000000ab"
 CALLBACK = Callback(execution_id="e-1", url="https://example.org/ended?key=secret")
+LIMIT_S = 1000.0
 
 
 def ended(outcome: Outcome, **facts: Any) -> Execution:
@@ -357,12 +359,12 @@ async def test_a_bug_is_a_failure_too(caplog: pytest.LogCaptureFixture) -> None:
 # --- with sockets ---
 
 
-def tell(*behaviours: Behaviour, execution: Execution = DONE, timeout_s: float = 30.0) -> Any:
+def tell(*behaviours: Behaviour, execution: Execution = DONE) -> Any:
     """One try with a real receiver; the failure, and what it received."""
 
     async def told() -> tuple[str, list[receivers.Received]]:
         async with receiver(*behaviours) as it:
-            settings = CallbackSettings(allowed_hosts=(it.address,), timeout_s=timeout_s)
+            settings = CallbackSettings(allowed_hosts=(it.address,), timeout_s=LIMIT_S)
             one = messenger(settings)
             try:
                 refusal = await one.tell(replace(CALLBACK, url=it.url + "?key=1"), execution)
@@ -370,7 +372,20 @@ def tell(*behaviours: Behaviour, execution: Execution = DONE, timeout_s: float =
                 one.close()
             return reason(refusal), it.received
 
-    return asyncio.run(told())
+    return turned_time.run(told())
+
+
+def too_long(behaviour: Behaviour) -> Behaviour:
+    """A receiver that goes on with it until the try has no time left."""
+
+    async def goes_on(request: receivers.Received, writer: receivers.Writer) -> None:
+        clock = asyncio.ensure_future(turned_time.turn(LIMIT_S))
+        try:
+            await behaviour(request, writer)
+        finally:
+            clock.cancel()
+
+    return goes_on
 
 
 def test_a_receiver_gets_the_request() -> None:
@@ -398,15 +413,15 @@ def test_large_results_arrive_whole() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "says"),
     [
-        (receivers.hangs, "`callbacks.timeout_s` (0.3 s)"),
-        (receivers.drips_head, "`callbacks.timeout_s` (0.3 s)"),
+        (too_long(receivers.hangs), "`callbacks.timeout_s` (1000 s)"),
+        (too_long(receivers.drips_head), "`callbacks.timeout_s` (1000 s)"),
         (receivers.answers(500, b"no"), "it answered 500 Said"),
         (receivers.answers(404), "it answered 404 Said"),
         (receivers.answers(301, location="/x"), "redirects are not followed"),
     ],
 )
 def test_receivers_that_do_not_take_it(behaviour: Behaviour, says: str) -> None:
-    failure, received = tell(behaviour, timeout_s=0.3)
+    failure, received = tell(behaviour)
     assert says in failure
     assert len(received) == 1
 
@@ -419,7 +434,7 @@ def test_receivers_that_break_off(behaviour: Behaviour) -> None:
 
 
 def test_a_status_counts_however_the_rest_of_the_answer_comes() -> None:
-    assert tell(receivers.drips_body, timeout_s=0.3)[0] == ""
+    assert tell(too_long(receivers.drips_body))[0] == ""
     assert tell(receivers.pours)[0] == ""
     assert tell(receivers.answers(200, b"x" * 100_000))[0] == ""
 
