@@ -7,7 +7,6 @@ import shutil
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from tests.e2e.server import Server, eventually, serving
 pytestmark = pytest.mark.slow  # real processes: `make test`
 
 CODE = "def main(n: int = 0):\n    print('n is', n)\n    return n\n"
-NOTICED_S = 1.0
-"""A running service knows of a change by then; the rest is for a slow machine."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +59,6 @@ def made(server: Server, *arguments: str) -> str:
 
 
 def test_a_running_service_knows_of_tokens_made_and_revoked(server: Server) -> None:
-    began = time.monotonic()
     secret = made(server, "--scope", "invoke", "--name", "ci")
     assert status(server, secret) == 200
     with httpx.Client(base_url=server.url, headers=bearing(secret)) as client:
@@ -72,13 +68,11 @@ def test_a_running_service_knows_of_tokens_made_and_revoked(server: Server) -> N
             call = {"task_id": "billing-a", "execution_mode": 1}
             assert stranger.ask("InvokeFunction", **call).success
             token(server.data_dir, "revoke", "ci")
-            revoked = time.monotonic()
             # The very connections that were let in before.
             eventually(lambda: client.post("/functions/billing-a").status_code == 401)
             with pytest.raises(grpc.RpcError) as caught:
                 stranger.ask("InvokeFunction", **call)
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
-    assert revoked - began < 60
     listed = server.cli("token", "list", "--json")
     assert "ci" not in [row["name"] for row in json.loads(listed.stdout)["tokens"]]
 

@@ -187,9 +187,7 @@ def agree(server: Server, stranger: Stranger, load: Load) -> None:
     by_key = {
         (match[1], match[2]): int(value)
         for name, value in found.items()
-        if (
-            match := re.fullmatch(r'atlatl_executions_total{faas_name="(.*)",outcome="(.*)"}', name)
-        )
+        if (match := BY_OUTCOME.fullmatch(name))
     }
     assert {key: count for key, count in by_key.items() if count} == dict(load.seen)
 

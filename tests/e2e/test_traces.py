@@ -169,7 +169,7 @@ def test_a_trace_survives_the_service_in_the_queue(tmp_path: Path) -> None:
             later = {
                 **SAMPLED,
                 "prefer": "respond-async",
-                "atlatl-not-before": "2099-01-01T00:00:00Z",
+                "atlatl-not-before": NEVER,
             }
             execution_id = server.call("hello", headers=later).headers["atlatl-execution-id"]
             server.http.post(f"/api/v1/executions/{execution_id}/cancel", json={})

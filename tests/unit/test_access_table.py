@@ -77,8 +77,6 @@ ROUTES = {
     ("POST", "/api/v1/dashboard/codes"): Row(ADMIN, ALL),
     ("GET", "/openapi.json"): Row(OPEN, NONE),
 }
-LISTS_NOTHING_FOR_ALL = ("GET", "/api/serverless/metrics")
-"""Refuses a limited token unless the query names a task."""
 
 OURS = "/spearlet.FunctionService/"
 CREATING = pb.InvokeFunctionRequest(

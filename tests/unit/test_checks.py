@@ -22,7 +22,6 @@ from atlatl.checks import check, configured, installed, look
 from atlatl.checks.item import Item
 from atlatl.checks.live import Seen, confinement, metrics_endpoint
 from atlatl.client import Client
-from atlatl.core.confinement import Kept
 from atlatl.errors import SettingInvalid, Unauthenticated
 from atlatl.model import OutcomeKind
 from atlatl.settings import Settings, parse
@@ -32,6 +31,7 @@ from atlatl.telemetry.prometheus import Page
 from atlatl.telemetry.queues import QueueFigures
 from atlatl.telemetry.service_families import ServiceScrape
 from atlatl.telemetry.task_families import TaskScrape, task_label
+from tests.unit.test_confinement import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -501,20 +501,6 @@ def process(proc: Path, pid: int, command: bytes, **status: str) -> None:
     (proc / str(pid) / "cmdline").write_bytes(command)
     lines = [f"{name}:\t{value}" for name, value in {"Pid": str(pid), **status}.items()]
     (proc / str(pid) / "status").write_text("\n".join(lines))
-
-
-ALL = Kept(
-    landlock=7,
-    seccomp=True,
-    uids=True,
-    mounts=True,
-    network_namespaces=True,
-    private_proc=True,
-    processes=True,
-    memory_groups=True,
-    process_groups=True,
-    cpu_groups=True,
-)
 
 
 def pool(name: str, *not_kept: str, level: str = "standard") -> dict[str, Any]:
