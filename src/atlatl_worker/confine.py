@@ -249,21 +249,13 @@ def _stay_free() -> None:
 
 def _limit(wanted: Confinement) -> None:
     file_bytes = max(wanted.tmp_bytes, LEAST_FILE_BYTES)
-    _lower(resource.RLIMIT_FSIZE, file_bytes)
+    kernel.limit(resource.RLIMIT_FSIZE, file_bytes)
     if wanted.open_files:
-        _lower(resource.RLIMIT_NOFILE, wanted.open_files)
+        kernel.limit(resource.RLIMIT_NOFILE, wanted.open_files)
     if wanted.processes and _means.processes:
-        _lower(resource.RLIMIT_NPROC, wanted.processes)
+        kernel.limit(resource.RLIMIT_NPROC, wanted.processes)
     if wanted.data_bytes:
-        _lower(resource.RLIMIT_DATA, wanted.data_bytes)
-
-
-def _lower(limit: int, value: int) -> None:
-    """Sets a limit, to no more than whoever started the service may have."""
-    hard = resource.getrlimit(limit)[1]
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    kernel.limit(limit, value)
+        kernel.limit(resource.RLIMIT_DATA, wanted.data_bytes)
 
 
 def _restrict(wanted: Confinement, places: list[str]) -> None:

@@ -25,8 +25,6 @@ CLONE_NEWIPC: Final = 0x0800_0000
 CLONE_NEWUSER: Final = 0x1000_0000
 CLONE_NEWNET: Final = 0x4000_0000
 
-MNT_DETACH: Final = 2
-
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_SET_SECCOMP: Final = 22
@@ -40,8 +38,6 @@ _MOUNT_ATTR_NOSUID: Final = 0x2
 _MOUNT_SETATTR: Final = 442
 """The same number on every machine, as all that came after 423."""
 
-_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
-_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _CAPABILITIES: Final = struct.pack("Ii", 0x2008_0522, 0)
 _NONE: Final = bytes(24)
 
@@ -55,12 +51,14 @@ _syscall.restype = _long
 _syscall.argtypes = [_long] * 6
 _mount = _libc.mount
 _mount.argtypes = [_text, _text, _text, ctypes.c_ulong, _text]
-_umount2 = _libc.umount2
-_umount2.argtypes = [_text, ctypes.c_int]
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 _unshare = _libc.unshare
 _unshare.argtypes = [ctypes.c_int]
+_pivot_root = _libc.pivot_root
+_pivot_root.argtypes = [_text, _text]
+_capset = _libc.capset
+_capset.argtypes = [_text, _text]
 
 
 _setrlimit: Callable[[int, tuple[int, int]], object] = resource.setrlimit
@@ -71,14 +69,14 @@ _nothing: Final = _libc.sched_yield
 @contextmanager
 def idle() -> Iterator[None]:
     """Inside, nothing here has an effect: for rehearsals."""
-    global _syscall, _mount, _umount2, _prctl, _unshare, _setrlimit
-    real = _syscall, _mount, _umount2, _prctl, _unshare, _setrlimit
-    _syscall = _mount = _umount2 = _prctl = _unshare = _nothing
+    global _syscall, _mount, _prctl, _unshare, _capset, _setrlimit
+    real = _syscall, _mount, _prctl, _unshare, _capset, _setrlimit
+    _syscall = _mount = _prctl = _unshare = _capset = _nothing
     _setrlimit = _ignored
     try:
         yield
     finally:
-        _syscall, _mount, _umount2, _prctl, _unshare, _setrlimit = real
+        _syscall, _mount, _prctl, _unshare, _capset, _setrlimit = real
 
 
 def _ignored(limit: int, values: tuple[int, int]) -> None:
@@ -86,7 +84,14 @@ def _ignored(limit: int, values: tuple[int, int]) -> None:
 
 
 def limit(which: int, value: int) -> None:
-    """Sets a resource limit for good; raises OSError or ValueError."""
+    """Sets a resource limit for good, to no more than whoever started the service may have.
+
+    Raises:
+        OSError, ValueError: the kernel refused.
+    """
+    hard = resource.getrlimit(which)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
     _setrlimit(which, (value, value))
 
 
@@ -144,21 +149,16 @@ def seal(target: str) -> None:
     call(f"seal {target}", _MOUNT_SETATTR, _AT_FDCWD, *at)
 
 
-def unmount(target: str) -> None:
-    """At once, for whoever does not use it; raises OSError."""
-    if _umount2(target.encode(), MNT_DETACH) != 0:
-        _refused(f"unmount {target}")
-
-
 def pivot_root(new: str, old: str) -> None:
     """Makes `new` the root directory, and has the former one at `old`; raises OSError."""
-    paths = new.encode() + b"\0", old.encode() + b"\0"
-    call("pivot_root", _PIVOT_ROOT[MACHINE], *map(address, paths))
+    if _pivot_root(new.encode(), old.encode()) != 0:
+        _refused("pivot_root")
 
 
 def drop_capabilities() -> None:
     """Raises OSError."""
-    call("capset", _CAPSET[MACHINE], address(_CAPABILITIES), address(_NONE))
+    if _capset(_CAPABILITIES, _NONE) != 0:
+        _refused("capset")
 
 
 def _refused(what: str) -> None:
