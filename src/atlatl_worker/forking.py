@@ -187,21 +187,26 @@ def kill(pid: int) -> None:
 
 
 def end_all() -> NoReturn:
-    """Kills all children, and theirs as they come to us, until none is left; then exits.
+    """As `kill_all`; then exits."""
+    try:
+        kill_all()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def kill_all() -> None:
+    """Kills all children, and theirs as they come to us, until none is left.
 
     The dead are reaped last, for the reason that `Forker` has.
     """
-    try:
+    with contextlib.suppress(ChildProcessError):
         while True:
             if kill_children(())[1]:
                 select.poll().poll(END_AGAIN_MS)
                 continue
             while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
                 pass
-    except ChildProcessError:
-        os._exit(0)
-    finally:
-        os._exit(1)
 
 
 _main_thread: Final = threading.main_thread()

@@ -27,7 +27,7 @@ OOM_SCORE: Final = "1000"
 
 def main(arguments: list[str]) -> NoReturn:
     """Never returns."""
-    from atlatl_worker import confined_command, kernel
+    from atlatl_worker import confined_command, forking, kernel
 
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     os.nice(NICENESS)
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> NoReturn:
         os.close(leash)
         confined_command.main(arguments)
     status = _outlive(command, leash)
-    _end_all()
+    forking.kill_all()
     os._exit(status)
 
 
@@ -57,19 +57,6 @@ def _outlive(command: int, leash: int) -> int:
                 return ended.si_status if exited else 128 + ended.si_status
         if any(descriptor == leash for descriptor, _ in ready):
             return 128 + int(signal.SIGKILL)
-
-
-def _end_all() -> None:
-    """Kills all children, and theirs as they come to us, until none is left."""
-    from atlatl_worker import forking
-
-    try:
-        while True:
-            for pid in forking.children():
-                forking.kill(pid)
-            os.waitid(os.P_ALL, 0, os.WEXITED)
-    except ChildProcessError:
-        pass
 
 
 def _make_importable() -> None:
