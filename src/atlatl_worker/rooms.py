@@ -177,25 +177,29 @@ def refresh() -> None:
 
 
 def _copy(original: str, target: str) -> None:
+    _make_parents(target)
+    fresh = f"{target}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)
     if original.startswith(f"{HOST}/usr/"):
         # The name says something too: of a time zone.
-        _make_parents(target)
-        with contextlib.suppress(FileExistsError):
-            os.symlink(original.removeprefix(HOST), target)
-        return
+        os.symlink(original.removeprefix(HOST), fresh)
+    else:
+        _copy_content(original, fresh)
+    os.replace(fresh, target)
+
+
+def _copy_content(original: str, target: str) -> None:
     source = os.open(original, os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = os.read(source, _LONGEST_FILE_BYTES)
     finally:
         os.close(source)
-    _make_parents(target)
-    fresh = f"{target}.new"
-    copy = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o444)
+    copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
     try:
         os.write(copy, content)
     finally:
         os.close(copy)
-    os.replace(fresh, target)
 
 
 def provide(path: str, *, writable: bool = False) -> None:
@@ -254,7 +258,7 @@ def _real(path: str, *, make_links: bool) -> str:
 
 def _make_link(target: str, path: str) -> None:
     place = _place(path)
-    with contextlib.suppress(FileExistsError, OSError):
+    with contextlib.suppress(OSError):
         _make_parents(place)
         os.symlink(target, place)
 
