@@ -227,6 +227,29 @@ def test_a_part_of_a_tree_that_is_mounted_begins_there(kernel: Kernel) -> None:
     assert [each.own for each in hierarchies(kernel.proc)] == [own / "x"]
 
 
+NAMES = [
+    b"/mnt rw - tmpfs  rw,size=4k",
+    b"/caf\xe9 rw - ext4 /dev/b rw",
+    "/a\u2028b rw - ext4 c rw".encode(),
+]
+
+
+@pytest.mark.parametrize("mount", NAMES, ids=["none", "no text", "many lines"])
+def test_mounts_of_any_name_are_passed_over(v2: Kernel, mount: bytes) -> None:
+    mounts = (v2.proc / "mountinfo").read_bytes()
+    (v2.proc / "mountinfo").write_bytes(b"29 22 0:9 / " + mount + b"\n" + mounts)
+    [found] = hierarchies(v2.proc)
+    assert found.own == v2.root / "unified/system.slice/atlatl.service"
+
+
+def test_a_process_outside_of_what_it_can_see_has_no_groups(v2: Kernel) -> None:
+    """As one that was moved into a container from outside."""
+    (v2.proc / "cgroup").write_text("0::/../elsewhere\n")
+    groups = found_by(v2)
+    assert not (groups.memory or groups.processes or groups.cpu)
+    assert groups.problems["memory"] == "there is no cgroup controller 'memory'"
+
+
 def test_without_any_there_is_a_reason(kernel: Kernel) -> None:
     groups = found_by(kernel)
     assert not (groups.memory or groups.processes or groups.cpu)
@@ -405,6 +428,8 @@ def test_what_is_given_up_is_removed_all_the_same(v1: Kernel) -> None:
     groups = found_by(v1)
     groups.give_up("it did not work")
     assert not groups.memory
+    assert groups.problems["memory"] == "it did not work"
+    groups.give_up("another process could not be moved either")
     assert groups.problems["memory"] == "it did not work"
     groups.close()
     assert not list(v1.root.rglob("atlatl-*"))

@@ -87,7 +87,7 @@ class Groups:
 
     def give_up(self, why: str) -> None:
         """Makes no more groups: it turned out that no process can be moved into one. Quick."""
-        self.problems = dict.fromkeys(self._mine, why)
+        self.problems |= dict.fromkeys(self._mine, why)
         self._mine = {}
 
     def enter(self, pid: int) -> Group:
@@ -96,8 +96,9 @@ class Groups:
         Raises:
             OSError: it cannot be moved, or has ended.
         """
-        places = {name: self._mine[name] for name in (MEMORY, PROCESSES) if name in self._mine}
-        group = Group(f"{next(self._numbers)}", places, self._mine.get(CPU))
+        mine = self._mine  # may be given up meanwhile
+        places = {name: mine[name] for name in (MEMORY, PROCESSES) if name in mine}
+        group = Group(f"{next(self._numbers)}", places, mine.get(CPU))
         try:
             group.add(pid)
         except BaseException:

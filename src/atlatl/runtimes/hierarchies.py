@@ -27,8 +27,7 @@ class Hierarchy(NamedTuple):
 def hierarchies(proc: Path) -> list[Hierarchy]:
     """The hierarchies that can be seen here, and where in them the process is."""
     try:
-        memberships = (proc / "cgroup").read_text().splitlines()
-        mounts = (proc / "mountinfo").read_text().splitlines()
+        memberships, mounts = _lines(proc / "cgroup"), _lines(proc / "mountinfo")
     except OSError:
         return []
     found = []
@@ -40,19 +39,32 @@ def hierarchies(proc: Path) -> list[Hierarchy]:
             continue
         version = 1 if controllers else 2
         if version == 2:
-            controllers = frozenset((*(own / "cgroup.controllers").read_text().split(), CPU))
+            controllers = _available(own) | {CPU}
             if MEMORY not in controllers and PROCESSES not in controllers:
                 continue
         found.append(Hierarchy(version, controllers, own))
     return found
 
 
+def _lines(path: Path) -> list[str]:
+    """A mount may be called anything, also what is no text."""
+    text = path.read_text("utf-8", "surrogateescape")
+    return [line for line in text.split("\n") if line]
+
+
+def _available(own: Path) -> frozenset[str]:
+    try:
+        return frozenset((own / "cgroup.controllers").read_text().split())
+    except OSError:  # this process is outside of what it can see
+        return frozenset()
+
+
 def _own_directories(mounts: list[str], controllers: frozenset[str], path: str) -> Iterator[Path]:
     """See proc(5) for the form of a line."""
     for line in mounts:
         fields, _, rest = line.partition(" - ")
-        _, _, _, root, point, *_ = (_unescaped(field) for field in fields.split())
-        kind, _, options = rest.split(maxsplit=2)
+        _, _, _, root, point, *_ = (_unescaped(field) for field in fields.split(" "))
+        kind, _, options = rest.split(" ", 2)  # what is mounted may have an empty name
         wanted = kind == "cgroup" and controllers and controllers <= set(options.split(","))
         if not wanted and (kind != "cgroup2" or controllers):
             continue
