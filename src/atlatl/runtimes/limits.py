@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
@@ -23,6 +24,9 @@ REMOVE_AGAIN_S = 0.05
 REMOVE_TRIES = 100
 """What is left in a group has been killed by then, or can't be."""
 
+PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
+"""Errors that say nothing about whether there can be groups."""
+
 
 class Limits:
     """The limits of the processes of one runtime.
@@ -36,6 +40,8 @@ class Limits:
         self._defaults = defaults
         self._groups = groups
         self._work: set[asyncio.Task[None]] = set()
+        self._applying: dict[Group, asyncio.Future[None]] = {}
+        """Threads that set limits, which go on when whoever waited for them has given up."""
         self._watch: asyncio.Task[None] | None = None
 
     async def open(self, channels: Callable[[], Iterable[Channel]]) -> None:
@@ -67,6 +73,11 @@ class Limits:
     def memory_groups(self) -> bool:
         """Whether the kernel keeps the memory of an instance within its limit."""
         return self._groups is not None and self._groups.memory
+
+    @property
+    def process_groups(self) -> bool:
+        """Whether the kernel counts the processes of each instance by itself."""
+        return self._groups is not None and self._groups.processes
 
     @property
     def problem(self) -> str:
@@ -113,8 +124,9 @@ class Limits:
         except ProcessLookupError:
             raise StartFailed("the process ended before it got its limits") from None
         except OSError as error:
-            groups.give_up(f"a process cannot be put into one: {error}")
-            log.warning("limits are kept without cgroups from now on: %s", self.problem)
+            if error.errno not in PASSING:
+                groups.give_up(f"a process cannot be put into one: {error}")
+                log.warning("limits are kept without cgroups from now on: %s", self.problem)
             raise StartFailed(f"the process could not be put into a cgroup: {error}") from None
 
     def _leave_late(self, entering: asyncio.Future[Group]) -> None:
@@ -136,18 +148,24 @@ class Limits:
             if count_cpu:
                 group.count_cpu(pid)
 
+        applying = asyncio.get_running_loop().run_in_executor(None, apply)
+        self._applying[group] = applying
+        applying.add_done_callback(lambda _: self._applying.pop(group))
         try:
-            await asyncio.to_thread(apply)
+            await asyncio.shield(applying)
         except OSError as error:
             raise StartFailed(f"the limits of the process could not be set: {error}") from None
 
     def leave(self, group: Group | None) -> None:
         """Removes the group of a process that has ended, and ends what it has left there."""
         if group is not None:
-            group.forget_cpu()
             self._do(self._remove(group))
 
     async def _remove(self, group: Group) -> None:
+        if group in self._applying:
+            # What it still makes has to go as well.
+            await asyncio.wait([self._applying[group]])
+        group.forget_cpu()
         for _ in range(REMOVE_TRIES):
             if await asyncio.to_thread(group.remove):
                 return
