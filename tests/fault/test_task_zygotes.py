@@ -20,8 +20,10 @@ from atlatl.errors import ArtifactInvalid, AtlatlError, InstanceCrashed, Instanc
 from atlatl.front.rows import pool_row
 from atlatl.model import Task
 from atlatl.runtimes.channel import Channel
+from atlatl.runtimes.groups import Group
+from atlatl.runtimes.machine import parent_of
 from atlatl.runtimes.process import ProcessRuntime
-from atlatl.settings import parse
+from atlatl.settings import ConfinementSettings, parse
 from atlatl_worker.confine import FIRST_FREE_FD
 from tests.running import (
     ALWAYS,
@@ -379,6 +381,25 @@ def test_one_is_forked_ahead_and_ends_with_its_zygote(tmp_path: Path) -> None:
         runtime.reserve.forget(task)
         await all_end([last.pid])
         assert value(await call(channel, {"x": 1})) == 1
+
+    check(tmp_path, scenario)
+
+
+def test_one_forked_ahead_that_gets_no_limits_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
+        apply = runtime._limits.apply
+
+        async def refuse_forks(group: Group | None, pid: int, limits: ConfinementSettings) -> None:
+            if parent_of(pid) in runtime.reserve.pids():
+                raise StartFailed("there are no limits")
+            await apply(group, pid, limits)
+
+        monkeypatch.setattr(runtime._limits, "apply", refuse_forks)
+        await works(runtime, task, code)
+        await until(lambda: "there are no limits" in runtime.reserve.state(task))
+        await until(lambda: runtime.reserve.pids() == [], "the end of the zygote and its fork")
 
     check(tmp_path, scenario)
 

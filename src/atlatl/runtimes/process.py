@@ -174,7 +174,12 @@ class ProcessRuntime:
         try:
             async with asyncio.timeout(FORK_TIMEOUT_S):
                 spare = await self._connected(zygote, in_stock=True)
-                await self._limits.apply(spare.usage.group, spare.pid, task.settings.confinement)
+                try:
+                    limits = task.settings.confinement
+                    await self._limits.apply(spare.usage.group, spare.pid, limits)
+                except BaseException:
+                    spare.kill()
+                    raise
         except (StartFailed, TimeoutError) as error:
             self.reserve.give_up(task, zygote, f"it forked no instance: {error}")
             return
