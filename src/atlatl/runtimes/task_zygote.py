@@ -106,8 +106,8 @@ class TaskZygote(Forks):
 
     def memory_bytes(self) -> int:
         """PSS of the process and its spare. Reads /proc: call it from a thread."""
-        pid, spare = self.pid, self.spare
-        return (pss_bytes(pid) if pid else 0) + (spare.memory_bytes() if spare else 0)
+        process, spare = self._process, self.spare
+        return (pss_bytes(process.pid) if process else 0) + (spare.memory_bytes() if spare else 0)
 
     @property
     def retired(self) -> bool:

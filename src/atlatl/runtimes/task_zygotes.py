@@ -98,11 +98,12 @@ class TaskZygotes:
 
     def memory_bytes(self) -> int:
         """PSS of all of them. Reads /proc: call it from a thread."""
-        return sum(zygote.memory_bytes() for zygote in tuple(self._all()))
+        return sum(zygote.memory_bytes() for zygote in self._all())
 
     def _all(self) -> list[TaskZygote]:
-        used = [entry.zygote for entry in self._entries.values() if entry.zygote is not None]
-        return [*used, *self._leaving]
+        # Copies, made in one step: a thread may ask, while here they come and go.
+        zygotes = [entry.zygote for entry in tuple(self._entries.values())]
+        return [*filter(None, zygotes), *tuple(self._leaving)]
 
     # --- making ---
 
