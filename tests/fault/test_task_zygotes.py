@@ -404,6 +404,19 @@ def test_one_forked_ahead_that_gets_no_limits_is_ended(
     check(tmp_path, scenario)
 
 
+def test_its_forks_do_not_take_each_others_processes(tmp_path: Path) -> None:
+    """Without a cgroup the kernel counts those of all of them as one user's."""
+
+    async def scenario(runtime: ProcessRuntime, task: Task, code: Path) -> None:
+        if not runtime.kept.processes:
+            pytest.skip("this kernel cannot count the processes of one instance without cgroups")
+        channels = [await forked(runtime, task, code) for _ in range(6)]
+        assert [value(await call(each, {"x": 5})) for each in channels] == [5] * 6
+        assert runtime.reserve.state(task) == "ready"
+
+    check(tmp_path, scenario, confinement={"processes": 4}, pool={"max_size": 6})
+
+
 # --- the end of one ---
 
 

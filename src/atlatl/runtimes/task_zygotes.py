@@ -137,7 +137,7 @@ class TaskZygotes:
         self._leaving.add(zygote)
         try:
             async with asyncio.timeout(self._start_timeout_s):
-                await zygote.start(entry.assignment)
+                await zygote.start(_of_forks(entry.assignment, task, self._limits))
         except StartFailed as error:
             self._failed(task, entry, error.message)
         except TimeoutError:
@@ -232,6 +232,17 @@ class TaskZygotes:
         for zygote in leaving:
             zygote.end("the runtime is closed")
         await asyncio.gather(*(zygote.clear() for zygote in leaving))
+
+
+def _of_forks(assignment: Assignment, task: Task, limits: Limits) -> Assignment:
+    """What a zygote is told that an instance is not: what it may use, its forks use up with it.
+
+    The kernel counts the processes of all of them as one user's.
+    """
+    confinement = assignment["confinement"]
+    instances = 0 if limits.process_groups else task.settings.pool.max_size + 1
+    processes = confinement["processes"] * instances
+    return {**assignment, "confinement": {**confinement, "processes": processes}}
 
 
 def _key(task: Task) -> Key:
