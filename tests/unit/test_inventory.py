@@ -12,7 +12,9 @@ import pytest
 
 from atlatl.engine import inventory
 from atlatl.engine.artifacts import ArtifactShelf
+from atlatl.engine.dependencies import Dependencies
 from atlatl.engine.inventory import Watched, difference, digests, stamps
+from atlatl.settings import ArtifactSettings
 from atlatl.stores.memory import MemoryStore
 from tests.shelf_samples import CODE, artifact_of, on_shelf, shelved, zipped
 
@@ -165,6 +167,60 @@ def test_a_start_does_not_wait_for_a_slow_look(
         go_on.set()
         answers = await asyncio.gather(*asking)
         assert sorted(answers) == ["", "", "a.py was changed"]
+        await watched.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_look_at_what_has_been_made_again_since_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
+    """Whether the look is over before that, or goes on."""
+    look, go_on = inventory.stamps, threading.Event()
+
+    def slow(tree: Path) -> inventory.Stamps:
+        assert go_on.wait(30.0)
+        return look(tree)
+
+    async def run() -> None:
+        watched = Watched()
+        watched.add(tmp_path, {})
+        (tmp_path / "a.py").write_bytes(CODE)
+        monkeypatch.setattr(inventory, "stamps", slow)
+        monkeypatch.setattr(inventory, "LOOK_WAIT_S", 0.0)
+        assert await watched.changed(tmp_path) == ""
+        if in_time:
+            go_on.set()
+            await watched.close()
+        watched.drop(tmp_path)
+        assert await watched.changed(tmp_path) == ""
+        watched.add(tmp_path, look(tmp_path))
+        go_on.set()
+        monkeypatch.setattr(inventory, "LOOK_WAIT_S", 30.0)
+        assert await watched.changed(tmp_path) == ""
+        (tmp_path / "b.py").write_bytes(CODE)
+        assert await watched.changed(tmp_path) == "b.py was added"
+        await watched.close()
+
+    asyncio.run(run())
+
+
+def test_what_nobody_uses_any_more_is_not_watched(tmp_path: Path) -> None:
+    async def run() -> None:
+        watched = Watched()
+        dependencies = Dependencies(tmp_path, ArtifactSettings(), watched)
+        for name, users in (("one", ["a", "b"]), ("other", ["b"])):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "module.py").write_bytes(CODE)
+            watched.add(tmp_path / name, stamps(tmp_path / name))
+            for user in users:
+                dependencies._add_user(tmp_path / name, user)
+        await dependencies.forget("b")
+        assert not (tmp_path / "other").exists()
+        assert await watched.changed(tmp_path / "other") == ""
+        (tmp_path / "one" / "module.py").unlink()
+        assert await watched.changed(tmp_path / "one") == "module.py is gone"
         await watched.close()
 
     asyncio.run(run())

@@ -100,7 +100,8 @@ class Dependencies:
         """Removes the packages that only artifacts whose key begins with the prefix used."""
         try:
             async with self._users:
-                await asyncio.to_thread(self._drop_users, artifact_prefix)
+                for removed in await asyncio.to_thread(self._drop_users, artifact_prefix):
+                    self._watched.drop(removed)
         finally:
             self._forgotten += 1
             self._known.clear()
@@ -115,15 +116,19 @@ class Dependencies:
         users.mkdir(parents=True, exist_ok=True)
         (users / artifact_key).touch()
 
-    def _drop_users(self, artifact_prefix: str) -> None:
+    def _drop_users(self, artifact_prefix: str) -> list[Path]:
+        """What was removed, because nobody uses it any more."""
+        removed = []
         for users in self._directory.glob(f"*{_USERS}"):
             for user in users.glob(f"{artifact_prefix}*"):
                 user.unlink(missing_ok=True)
             if not any(users.iterdir()):
                 installed = users.with_name(users.name.removesuffix(_USERS))
+                removed.append(installed)
                 remove_tree(installed)
                 _listing(installed).unlink(missing_ok=True)
                 users.rmdir()
+        return removed
 
     async def _install(self, code: Path, installed: Path) -> str:
         if installed in self._sound:

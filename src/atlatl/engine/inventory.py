@@ -79,6 +79,17 @@ def difference(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     return ""
 
 
+class _Sealed:
+    """A tree as it was made, and what is known of it since."""
+
+    def __init__(self, stamps: Stamps) -> None:
+        self.stamps = stamps
+        self.not_before = 0.0
+        """When the next look may begin."""
+        self.look: asyncio.Task[str] | None = None
+        """Whose result nobody has been told."""
+
+
 class Watched:
     """Sealed trees of which instances start.
 
@@ -86,51 +97,50 @@ class Watched:
     """
 
     def __init__(self) -> None:
-        self._trees: dict[Path, Stamps] = {}
-        self._not_before: dict[Path, float] = {}
-        self._looks: dict[Path, asyncio.Task[str]] = {}
+        self._trees: dict[Path, _Sealed] = {}
+        self._under_way: set[asyncio.Task[str]] = set()
 
     def add(self, tree: Path, sealed: Stamps) -> None:
         """From now on it has to stay like this."""
-        self._trees[tree] = sealed
-        self._not_before.pop(tree, None)
+        self._trees[tree] = _Sealed(sealed)
 
     def drop(self, tree: Path) -> None:
         """It is no more."""
         self._trees.pop(tree, None)
-        self._not_before.pop(tree, None)
 
     async def changed(self, tree: Path) -> str:
         """What is known to be different in a tree, by name; empty for nothing.
 
         Of several who wait for one look, only the first is told.
         """
-        loop = asyncio.get_running_loop()
-        if tree not in self._trees:
+        sealed = self._trees.get(tree)
+        if sealed is None:
             return ""
-        look = self._looks.get(tree)
-        if look is None:
-            if loop.time() < self._not_before.get(tree, 0.0):
+        if sealed.look is None:
+            if asyncio.get_running_loop().time() < sealed.not_before:
                 return ""
-            look = self._looks[tree] = asyncio.create_task(self._look(tree))
+            sealed.look = asyncio.create_task(self._look(tree, sealed))
+            self._under_way.add(sealed.look)
+            sealed.look.add_done_callback(self._under_way.discard)
+        look = sealed.look
         done, _ = await asyncio.wait([look], timeout=LOOK_WAIT_S)
-        if not done or self._looks.get(tree) is not look:
+        if not done or sealed.look is not look:
             return ""
-        del self._looks[tree]
-        return look.result()
+        sealed.look = None
+        # What was found in a tree that has been made again since says nothing.
+        return look.result() if self._trees.get(tree) is sealed else ""
 
-    async def _look(self, tree: Path) -> str:
+    async def _look(self, tree: Path, sealed: _Sealed) -> str:
         loop = asyncio.get_running_loop()
-        began, before = loop.time(), self._trees[tree]
+        began = loop.time()
         try:
-            return difference(before, await asyncio.to_thread(stamps, tree))
+            return difference(sealed.stamps, await asyncio.to_thread(stamps, tree))
         except OSError as error:
             return f"it can't be read: {error.strerror}"
         finally:
             took_s = loop.time() - began
-            self._not_before[tree] = loop.time() + max(LOOK_EVERY_S, took_s / LOOK_SHARE)
+            sealed.not_before = loop.time() + max(LOOK_EVERY_S, took_s / LOOK_SHARE)
 
     async def close(self) -> None:
         """Returns when no look is under way."""
-        await asyncio.gather(*self._looks.values(), return_exceptions=True)
-        self._looks.clear()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
