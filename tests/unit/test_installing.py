@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from atlatl.engine import installing
 from atlatl.engine.installing import Room, TooMuch
 from atlatl.engine.zips import remove_tree
+from tests.virtual_time import virtual
 
 
 @pytest.fixture
@@ -186,3 +188,59 @@ def test_pip_is_told_what_its_own_files_and_variables_say(
     named = installing._named_paths(environment, work)
     assert {str(tmp_path / "wheels"), str(tmp_path / "ca.pem")} <= set(named)
     assert "/nowhere" not in named
+
+
+class Ending:
+    """A process that takes its time to end all others."""
+
+    pid = 2**22 + 4711
+    """No process can have that number."""
+
+    def __init__(self) -> None:
+        self.stdin = self
+        self.hung_up = False
+
+    def close(self) -> None:
+        self.hung_up = True
+
+
+def test_it_is_not_killed_by_whoever_has_no_time_before_it_has_ended_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, _: killed.append(pid))
+
+    async def run() -> None:
+        process: Any = Ending()
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        ending = asyncio.create_task(installing._end(process, ended))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            ending.cancel()
+        await asyncio.sleep(0)
+        assert process.hung_up
+        assert not ending.done()
+        ended.set_result(137)
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        assert not killed
+
+    asyncio.run(run())
+
+
+@virtual
+async def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(os, "killpg", lambda pid, number: ended.set_result(-number))
+    process: Any = Ending()
+    await installing._end(process, ended)
+    assert ended.result() == -9
+    assert asyncio.get_running_loop().time() >= installing.END_TIMEOUT_S
+
+
+def test_paths_that_pip_is_told_of_are_split_as_pip_does(tmp_path: Path) -> None:
+    there = tmp_path / "it's"
+    there.mkdir()
+    environment = {"PIP_FIND_LINKS": f"{there} {tmp_path}", "PIP_CERT": "/missing"}
+    (tmp_path / "pip.conf").touch()
+    assert installing._named_paths(environment, tmp_path) == [str(there), str(tmp_path)]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import contextlib
 import errno
 import importlib.util
 import json
 import os
-import shlex
 import signal
 import stat
 import sys
@@ -157,16 +157,27 @@ async def _run(
 
 
 async def _end(process: asyncio.subprocess.Process, ended: asyncio.Future[int]) -> None:
-    """Returns when nothing of the process is left, whoever cancels that."""
+    """Returns when nothing of the process is left; who cancels that waits for it all the same.
+
+    Killed before it has ended the others, it would leave them behind.
+    """
     assert process.stdin is not None
     process.stdin.close()
-    try:
-        async with asyncio.timeout(END_TIMEOUT_S):
-            await asyncio.shield(ended)
-    except (TimeoutError, asyncio.CancelledError):
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        raise
+    last = asyncio.get_running_loop().call_later(END_TIMEOUT_S, _kill_group, process.pid)
+    cancelled: asyncio.CancelledError | None = None
+    while not ended.done():
+        try:
+            await asyncio.wait([ended])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    last.cancel()
+    if cancelled is not None:
+        raise cancelled
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _command(site: Path) -> list[str]:
@@ -271,7 +282,7 @@ def _named_paths(environment: Mapping[str, str], work: Path) -> list[str]:
     configured.read(work / "pip.conf", encoding="utf-8")
     named = [environment.get(name, "") for name in _PATHS]
     for setting in _PIP_PATHS:
-        named += shlex.split(environment.get(f"PIP_{setting.upper()}", ""))
+        named += environment.get(f"PIP_{setting.upper()}", "").split()
         for section in configured.sections():
             for key in (setting, setting.replace("_", "-")):
                 named += configured.get(section, key, fallback="").split()
