@@ -39,6 +39,7 @@ class FakeInstance:
         self.pings = 0
         self.ping_s = 0.0
         self.bytes = 1000
+        self.readings = 0
         self.killed = False
 
     def crash(self) -> None:
@@ -47,6 +48,7 @@ class FakeInstance:
             self.on_lost(InstanceLost("crashed on purpose"))
 
     def memory_bytes(self) -> int:
+        self.readings += 1
         if not self.alive:
             raise ProcessLookupError(self.pid)
         return self.bytes

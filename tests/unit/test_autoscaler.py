@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from atlatl.core.admission import Gate
-from atlatl.engine.autoscaler import ASSUMED_BYTES, MEMORY_INTERVAL_S, Autoscaler
+from atlatl.engine.autoscaler import ASSUMED_BYTES, MEMORY_INTERVAL_S, REST_ROUNDS, Autoscaler
 from atlatl.engine.pool import InstancePool
 from atlatl.errors import NoCapacity
 from atlatl.settings import PoolSettings, ScalingSettings
@@ -85,7 +85,7 @@ async def warm(pool, count, mib=16):
     await pool.ensure(count)
     for instance in pool.live():
         instance.channel.bytes = mib * MIB
-        pool.note_memory(instance, mib * MIB)
+        pool.note_memory(instance, mib * MIB, asyncio.get_running_loop().time())
 
 
 def ask(pool, **options) -> Asked:
@@ -204,6 +204,30 @@ async def test_d37_memory_is_measured_and_one_that_is_gone_has_no_figure():
         assert autoscaler.memory_bytes() == 2 * ASSUMED_BYTES
         await asyncio.sleep(MEMORY_INTERVAL_S + 0.1)
         assert autoscaler.memory_bytes() == 3 * MIB + ASSUMED_BYTES
+        await pool.close()
+
+
+@virtual
+async def test_of_those_on_which_nothing_ran_a_share_is_measured_each_time():
+    async with clockwork() as autoscaler:
+        pool, starts = pool_of(autoscaler, max_size=30)
+        await pool.ensure(25)
+        await asyncio.sleep(0.1)
+        await autoscaler.measure()
+        assert [each.readings for each in starts.made] == [1] * 25
+        held, once = ask(pool), ask(pool)
+        pool.release(once.lease)
+        await asyncio.sleep(0.1)
+        await autoscaler.measure()
+        ran = {held.lease.channel, once.lease.channel}
+        assert all(each.readings == 2 for each in ran)
+        assert sum(each.readings == 2 for each in starts.made if each not in ran) == 2
+        for _ in range(REST_ROUNDS - 1):
+            await asyncio.sleep(0.1)
+            await autoscaler.measure()
+        assert held.lease.channel.readings == 1 + REST_ROUNDS
+        assert {each.readings for each in starts.made if each not in ran} <= {2, 3}
+        pool.release(held.lease)
         await pool.close()
 
 

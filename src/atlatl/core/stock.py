@@ -29,8 +29,8 @@ class Instance:
 
     __slots__ = (
         "_state", "answered_at", "busy_s", "busy_since", "capacity", "channel", "failed_checks",
-        "good_checks", "in_flight", "last_used", "memory_bytes", "open", "places", "reserved_at",
-        "response_s", "smooth", "started_at", "uses", "why",
+        "good_checks", "in_flight", "last_used", "measured_at", "memory_bytes", "open", "places",
+        "reserved_at", "response_s", "smooth", "started_at", "uses", "why",
     )  # fmt: skip
 
     channel: InstanceChannel
@@ -52,6 +52,7 @@ class Instance:
         self.uses = 0
         self.memory_bytes = 0
         """PSS when last sampled; 0 before."""
+        self.measured_at = 0.0
         self.response_s: float | None = None
         self.smooth = 0.0
         self.failed_checks = 0
@@ -79,6 +80,12 @@ class Instance:
     @property
     def idle(self) -> bool:
         return self.open and not self.in_flight
+
+    @property
+    def measured(self) -> bool:
+        """Whether nothing has run on it since its memory was sampled."""
+        ran = self.in_flight or self.last_used >= self.measured_at
+        return bool(self.memory_bytes) and not ran
 
     @property
     def untouched(self) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -18,6 +19,8 @@ from atlatl.core.stock import Instance
 from atlatl.ports import Reserve
 
 MEMORY_INTERVAL_S = 5.0
+REST_ROUNDS = 12
+"""Of so many measurements one takes in an instance on which nothing has run meanwhile."""
 ASSUMED_BYTES = 16 * 1024 * 1024
 """Of an instance that has not been measured yet."""
 
@@ -42,7 +45,7 @@ class TickedPool(Protocol):
     def starting(self) -> int: ...
     def tick(self) -> None: ...
     async def check_health(self) -> None: ...
-    def note_memory(self, instance: Instance, n_bytes: int) -> None: ...
+    def note_memory(self, instance: Instance, n_bytes: int, at: float) -> None: ...
     def evict(self, instance: Instance) -> None:
         """Ends an idle instance that gives way to others."""
 
@@ -157,11 +160,11 @@ class Autoscaler:
             logger.exception("the instances could not be measured; it is tried again")
 
     async def measure(self) -> None:
-        """Measures all instances in a thread; beyond the budget, idle ones give way.
+        """Measures instances in a thread; beyond the budget, idle ones give way.
 
         Those beyond `min_size` first, but the budget is the stronger promise.
         """
-        owners = [(pool, instance) for pool in self._pools for instance in pool.live()]
+        began, owners = self._clock(), self._to_measure()
         readers = [instance.channel.memory_bytes for _, instance in owners]
         if self._reserve is not None:
             readers.append(self._reserve.memory_bytes)
@@ -170,11 +173,21 @@ class Autoscaler:
             self.reserve_bytes = sizes.pop() or 0
         for (pool, instance), n_bytes in zip(owners, sizes, strict=True):
             if n_bytes is not None:
-                pool.note_memory(instance, n_bytes)
+                pool.note_memory(instance, n_bytes, began)
         if self.memory_budget_bytes:
             beyond_min, within_min = self._idle()
             excess = self.memory_bytes() - self.memory_budget_bytes
             _evict([*beyond_min, *within_min], self._without_reserve(excess))
+
+    def _to_measure(self) -> list[Owned]:
+        """Those on which something ran, and a share of the others: each takes 0.4 ms."""
+        ran: list[Owned] = []
+        rested: list[Owned] = []
+        for pool in self._pools:
+            for instance in pool.live():
+                (rested if instance.measured else ran).append((pool, instance))
+        rested.sort(key=lambda owned: owned[1].measured_at)
+        return ran + rested[: math.ceil(len(rested) / REST_ROUNDS)]
 
     def memory_bytes(self) -> int:
         """What reserve and instances use; those not measured yet count as assumed."""

@@ -453,9 +453,9 @@ class InstancePool:
             self._lending.checked(instance, ok, self._clock())
             self._settle()
 
-    def note_memory(self, instance: Instance, n_bytes: int) -> None:
-        """Takes in a measurement."""
-        instance.memory_bytes = n_bytes
+    def note_memory(self, instance: Instance, n_bytes: int, at: float) -> None:
+        """Takes in a measurement that began then."""
+        instance.memory_bytes, instance.measured_at = n_bytes, at
 
     def evict(self, instance: Instance) -> None:
         """Ends an idle instance that gives way to others."""
