@@ -291,6 +291,11 @@ class Channel:
     # --- health and end ---
 
     @property
+    def rests(self) -> bool:
+        """Whether it has nothing to do: it is assigned, and no call is in it."""
+        return not self._flights and self._assigned is not None and self._assigned.done()
+
+    @property
     def gone(self) -> bool:
         """Whether the process has ended and all its calls have been answered."""
         return self._link.gone.is_set()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable
 
 from atlatl.runtimes.channel import Channel
 from atlatl.runtimes.machine import tree_bytes
 
 INTERVAL_S = 0.25
+REST_ROUNDS = 8
+"""One that has nothing to do is measured once in so many rounds: it may have left threads."""
 
 
 async def watch_memory(channels: Callable[[], Iterable[Channel]]) -> None:
@@ -17,9 +20,14 @@ async def watch_memory(channels: Callable[[], Iterable[Channel]]) -> None:
     Args:
         channels: the instances that are there now.
     """
-    while True:
+    for turn in itertools.cycle(range(REST_ROUNDS)):
         await asyncio.sleep(INTERVAL_S)
-        watched = [(each, limit) for each in channels() if (limit := each.usage.memory_limit_bytes)]
+        watched = [
+            (each, limit)
+            for each in channels()
+            if (limit := each.usage.memory_limit_bytes)
+            and (not each.rests or each.pid % REST_ROUNDS == turn)
+        ]
         if not watched:
             continue
         pids = [(channel.pid, limit) for channel, limit in watched]
