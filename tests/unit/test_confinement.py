@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from atlatl.core.confinement import Kept, missing, summary
 from atlatl.settings import ConfinementSettings
+from atlatl_worker.means import Means
 
 ALL = Kept(
     landlock=7,
@@ -36,6 +37,12 @@ def subjects(kept: Kept, settings: ConfinementSettings) -> list[str]:
 @pytest.mark.parametrize("settings", [STANDARD, STRICT])
 def test_nothing_is_missing_where_all_holds(kept: Kept, settings: ConfinementSettings) -> None:
     assert missing(kept, settings) == []
+
+
+def test_all_that_a_zygote_tells_is_known_here() -> None:
+    """They cannot share the fields: what decides may not import what tries."""
+    assert set(Means._fields) <= set(Kept.__struct_fields__)
+    assert Means._field_defaults.items() <= asdict(Kept()).items()
 
 
 def test_level_none_promises_nothing() -> None:
