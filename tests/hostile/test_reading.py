@@ -34,7 +34,7 @@ def test_reads_the_database(stand: Stand) -> None:
 def _only_its_own(stand: Stand, ended: Ended) -> None:
     """It may list what leads to its own artifact, where nothing else is to be seen."""
     names = {path.name for path in stand.directory.rglob("*")} - {"code"}
-    own = {part for path in stand.data_dir.glob("code/*") for part in [path.name]}
+    own = {path.name for path in stand.data_dir.glob("code/*")}
     assert all(what.startswith("list ") for what in ended.achieved), ended.achieved
     for what, seen in ended.achieved.items():
         listed = set(ast.literal_eval(seen))
