@@ -60,3 +60,21 @@ async def test_who_uses_too_much_is_ended(monkeypatch: pytest.MonkeyPatch) -> No
     assert small.ended_for == []
     assert large.ended_for[0] == LIMIT + 1
     assert rests.ended_for == [LIMIT + 2]
+
+
+@virtual
+async def test_a_measurement_that_fails_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [RuntimeError("can't start new thread")]
+
+    def measure(pid: int, _: int) -> int:
+        if failures:
+            raise failures.pop()
+        return pid
+
+    monkeypatch.setattr(memory_watch, "tree_bytes", measure)
+    large = Instance(LIMIT + 1, rests=False)
+    await watched(2, large)
+    assert large.ended_for == [LIMIT + 1]
+    assert "could not be measured" in caplog.text

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 
 from atlatl.runtimes.channel import Channel
 from atlatl.runtimes.machine import tree_bytes
+
+log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.25
 REST_ROUNDS = 8
@@ -31,7 +34,12 @@ async def watch_memory(channels: Callable[[], Iterable[Channel]]) -> None:
         if not watched:
             continue
         pids = [(channel.pid, limit) for channel, limit in watched]
-        sizes = await asyncio.to_thread(_measure, pids)
+        try:
+            sizes = await asyncio.to_thread(_measure, pids)
+        except Exception:
+            # Without another try nothing would keep them from then on.
+            log.exception("the memory of instances could not be measured; it is tried again")
+            continue
         for (channel, limit), n_bytes in zip(watched, sizes, strict=True):
             if n_bytes > limit and not channel.gone:
                 channel.usage.end_for_memory(n_bytes)
