@@ -11,7 +11,7 @@ FAST   := $(wildcard tests/unit tests/property tests/contract tests/docs)
 # Tests start the service hundreds of times: it is compiled once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check audit fuzz bench bench-check bench-peers bench-report docs screenshots lock proto \
+.PHONY: help demo test check audit fuzz bench bench-check bench-peers bench-report docs site screenshots lock proto \
 	clean
 
 # A machine that lacks Python 3.11 or python3-venv is told so in one line, before anything runs.
@@ -34,6 +34,7 @@ help:
 	@echo 'make bench-check    compare them with the baseline'
 	@echo 'make bench-report   write the newest results into the documents'
 	@echo 'make docs    write the reference pages again from the code'
+	@echo 'make site    build the documentation as pages for a browser, into build/site'
 	@echo 'make screenshots     take the pictures of the dashboard again, with Chromium'
 	@echo 'make lock    pin the dependencies again'
 	@echo 'make proto   generate the gRPC code again'
@@ -85,6 +86,10 @@ $(BENCH)/.ready: $(READY) bench/requirements.txt
 
 docs: $(READY)
 	$(BIN)/python scripts/gen_reference.py
+
+site: $(READY)
+	@$(RUN) properdocs build --strict --quiet
+	@echo 'build/site/index.html'
 
 screenshots: $(READY)
 	ATLATL_SCREENSHOTS=1 $(RUN) pytest tests/e2e/test_dashboard.py -k deploy_call

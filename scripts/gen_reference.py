@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 import msgspec
 import reference_events as events
 import reference_fronts as fronts
+import reference_grpc as grpc
+import reference_numbers as numbers
+import reference_states as states
 
 from atlatl import errors, settings
 
@@ -75,11 +78,16 @@ def main(arguments: list[str]) -> int:
         "errors.md": errors_page(),
         "commands.md": commands_page(),
         "http.md": page("src/atlatl/front/", fronts.HTTP_INTRO, fronts.http_table()),
+        "grpc.md": grpc_page(),
         "events.md": page("src/atlatl/events.py", events.INTRO, (events.HEAD, [*events.rows()])),
         "metrics.md": page(
             "src/atlatl/telemetry/prometheus.py", fronts.METRICS_INTRO, fronts.metrics_table()
         ),
     }
+    for path in numbers.pages(DOCS):
+        text = path.read_text(encoding="utf-8")
+        pages[str(path.relative_to(DOCS))] = numbers.filled(text, described, table)
+    pages |= {f"concepts/{name}": picture for name, picture in states.pictures().items()}
     stale = [name for name, text in pages.items() if not is_current(DOCS / name, text)]
     if "--check" in arguments:
         for name in stale:
@@ -127,6 +135,11 @@ def literals(group: type[settings.Group]) -> dict[str, str]:
         if "enum" in described:
             found[field.name] = "one of " + ", ".join(f"`{v}`" for v in described["enum"])
     return found
+
+
+def described(group: type[settings.Group]) -> Iterator[Member]:
+    """The members that hold a value, and not a group of their own."""
+    return (each for each in members(group) if each.default)
 
 
 def attribute_docs(group: type[settings.Group]) -> dict[str, str]:
@@ -182,6 +195,16 @@ def commands_page() -> str:
     parts = [NOTE.format(source="src/atlatl/cli.py"), fronts.COMMANDS_INTRO]
     for command in fronts.commands():
         parts += [f"## `{command.usage}`\n", f"{command.summary}\n", table(*command.table)]
+    return "\n".join(parts)
+
+
+def grpc_page() -> str:
+    text = page("src/atlatl/front/proto/function.proto", grpc.INTRO, (grpc.RPC_HEAD, grpc.rpcs()))
+    parts = [text, "## Messages\n"]
+    for part in grpc.parts():
+        parts.append(f"### `{part.name}`\n")
+        parts += [f"{part.meaning}\n"] if part.meaning else []
+        parts += [table(part.head, part.rows)] if part.rows else ["No field.\n"]
     return "\n".join(parts)
 
 
