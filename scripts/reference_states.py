@@ -30,6 +30,7 @@ STYLE = """\
 text { font: 13px system-ui, sans-serif; text-anchor: middle; fill: #1f2328 }
 .say { font-size: 11px; fill: #57606a; paint-order: stroke; stroke: #fff; stroke-width: 4px }
 rect { fill: #f6f8fa; stroke: #57606a }
+.ground { fill: #fff; stroke: none }
 .end { stroke-width: 3 }
 .frame { fill: none; stroke-dasharray: 3 4 }
 path { fill: none; stroke: #0969da }
@@ -37,7 +38,7 @@ path { fill: none; stroke: #0969da }
 marker path { fill: #0969da; stroke: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .say { fill: #9da7b1; stroke: #0d1117 }
-  rect { fill: #161b22; stroke: #9da7b1 } .frame { fill: none }
+  rect { fill: #161b22; stroke: #9da7b1 } .frame { fill: none } .ground { fill: #0d1117 }
   path { stroke: #4493f8 } marker path { fill: #4493f8 }
 }"""
 
@@ -230,6 +231,7 @@ def drawn(machine: Machine) -> str:
         f'width="{width:.0f}" role="img">',
         f"<title>{machine.title}</title>",
         f"<style>\n{STYLE}\n</style>",
+        '<rect class="ground" width="100%" height="100%"/>',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
         'markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z"/></marker></defs>',
     ]
