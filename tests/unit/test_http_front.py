@@ -249,8 +249,16 @@ def test_an_invocation_that_would_create_a_task_needs_a_token() -> None:
     assert answer.json()["result"]["error_code"] == "TASK_NOT_FOUND"
 
 
+TOO_LARGE_A_NUMBER = (
+    b'{"parameters": [{"value": {"@type": "google.protobuf.Struct", "value": {"": [1%s]}}}]}'
+    % (b"0" * 400)
+)
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{", b'{"odd": 1}', b'{"parameters": [{"value": 1}]}']
+    "content",
+    [b"", b"[]", b"{", b'{"odd": 1}', b'{"parameters": [{"value": 1}]}', TOO_LARGE_A_NUMBER],
+    ids=["empty", "list", "cut", "unknown", "value", "number"],
 )
 def test_an_invocation_that_is_no_message_is_400(content: bytes) -> None:
     answer = ask(FakeService(), "POST", "/api/v1/invocations", content=content)

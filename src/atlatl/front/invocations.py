@@ -80,6 +80,8 @@ def request_from_json(body: bytes) -> pb.InvokeFunctionRequest:
         message = json_format.ParseDict(tree, pb.InvokeFunctionRequest())
     except (json_format.ParseError, ValueError) as error:
         raise InvalidRequest(f"{_NO_REQUEST}: {error}") from None
+    except OverflowError:
+        raise InvalidRequest(f"{_NO_REQUEST}: a number is too large for a double") from None
     except _UNCHECKED:
         raise InvalidRequest(f"{_NO_REQUEST}: {_FORM_OF_VALUES}") from None
     for index, content in raw.items():
