@@ -31,15 +31,13 @@ def _require(ok: bool, message: str) -> None:
 def _non_negative(group: Group, *names: str) -> None:
     for name in names:
         value = getattr(group, name)
-        _require(
-            not math.isnan(value) and value >= 0, f"`{name}` must be 0 or more, it is {value!r}"
-        )
+        _require(value >= 0, f"`{name}` must be 0 or more, it is {value!r}")  # as NaN is not
 
 
 def _positive(group: Group, *names: str) -> None:
     for name in names:
         value = getattr(group, name)
-        _require(not math.isnan(value) and value > 0, f"`{name}` must be above 0, it is {value!r}")
+        _require(value > 0, f"`{name}` must be above 0, it is {value!r}")
 
 
 def _port(group: Group, name: str) -> None:
@@ -652,6 +650,8 @@ class Settings(Group, frozen=True):
     telemetry: TelemetrySettings = TelemetrySettings()
 
 
+MAX_INTEGER = 2**63 - 1
+
 TASK_GROUPS = ("pool", "scaling", "scheduler", "breaker", "retry", "confinement")
 """Groups that a task may override under their own name."""
 
@@ -669,19 +669,24 @@ def parse(kind: type[S], tree: Mapping[str, Any]) -> S:
     except msgspec.ValidationError as error:
         raise SettingInvalid(f"setting refused: {error}") from None
     for path, value in _numbers(settings, "$"):
-        if not math.isfinite(value):
-            # JSON has no such number: what is stored with it could not be read again.
-            raise SettingInvalid(f"setting refused: a finite number is wanted - at `{path}`")
+        if isinstance(value, int):
+            # No store keeps a larger one, and no clock can be asked for it.
+            wanted = "" if abs(value) <= MAX_INTEGER else f"a number of at most {MAX_INTEGER}"
+        else:
+            # JSON has no other: what is stored with it could not be read again.
+            wanted = "" if math.isfinite(value) else "a finite number"
+        if wanted:
+            raise SettingInvalid(f"setting refused: {wanted} is wanted - at `{path}`")
     return settings
 
 
 def _numbers(group: Group, path: str) -> Iterator[tuple[str, float]]:
-    """All numbers with a fraction, and where they stand."""
+    """All numbers, and where they stand."""
     for name in group.__struct_fields__:
         value = getattr(group, name)
         if isinstance(value, Group):
             yield from _numbers(value, f"{path}.{name}")
-        elif isinstance(value, float):
+        elif isinstance(value, int | float):
             yield f"{path}.{name}", value
 
 

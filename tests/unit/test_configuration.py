@@ -43,6 +43,8 @@ def test_the_same_paths_lead_through_file_environment_and_flags(tmp_path: Path) 
         "[http]\nport = 1e999",
         "[http]\nport = 99999999999999999999999999",
         "[http]\nheader_timeout_s = nan",
+        f"[limits]\ninstance_creation_timeout_ms = {'9' * 400}",
+        f"[limits]\ninstance_creation_timeout_ms = {2**63}",
         "[http.port]",
         "[no.such.group]",
     ],

@@ -201,6 +201,13 @@ def test_each_redirect_is_looked_up_and_checked_anew_d105() -> None:
     assert len(net.requests) == 1
 
 
+def test_a_redirect_to_what_is_no_url_is_the_hosts_fault() -> None:
+    net = Net({"a.test": [[PUBLIC]]})
+    net.answer = lambda _: httpx.Response(307, headers={"location": "s:////["})
+    with pytest.raises(FetchFailed, match="redirects to what is no URL"):
+        net.fetch("https://a.test/x", "a.test")
+
+
 def test_a_redirect_takes_neither_cookies_nor_encryption_away() -> None:
     net = Net({"a.test": [[PUBLIC]], "b.test": [[PUBLIC]]})
     cookie = {"set-cookie": "id=1; Path=/"}

@@ -118,7 +118,7 @@ def _redirected(url: httpx.URL, target: str) -> httpx.URL:
         raise FetchFailed(f"{shown(url)} redirects to an address of {len(target)} characters")
     try:
         found = proper(url.join(target), "location")
-    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+    except (httpx.InvalidURL, ValueError) as error:
         raise FetchFailed(f"{shown(url)} redirects to what is no URL: {error}") from None
     if (url.scheme, found.scheme) == ("https", "http"):
         raise InvalidRequest(f"{shown(url)} redirects from https to http, which is not followed")
