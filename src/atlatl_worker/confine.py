@@ -207,7 +207,7 @@ def confine(wanted: Confinement, places: list[str]) -> None:
         _restrict(wanted, places)
         step = "user"
         if _means.uids:
-            become_user(os.getpid())
+            become_user(os.getpid(), in_room=_means.mounts)
             _look_around(places)
         kernel.drop_capabilities()
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)

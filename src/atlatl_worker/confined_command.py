@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> NoReturn:
     """Becomes the command, or says on standard error why not."""
     try:
         wanted = json.loads(arguments[0])
+        os.umask(0o022)  # the room is for another user, whatever the service lets others have
         command = arguments[arguments.index("--") + 1 :]
         parent = os.getppid()
         here = os.getcwd()
@@ -92,7 +93,7 @@ def _confine(
             landlock.allow(rules, found.landlock, path, landlock.EVERYTHING)
         landlock.restrict(rules)
     if found.uids:
-        means.become_user(os.getpid())
+        means.become_user(os.getpid(), in_room=found.mounts)
     kernel.drop_capabilities()
 
 

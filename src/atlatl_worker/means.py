@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
+import stat
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +16,8 @@ FIRST_UID: Final = 0x7000_0000
 """An instance's user id is this and its process id: no two that live have the same."""
 LAST_PID: Final = 0x0040_0000
 """More than any process id."""
+INSTANCES: Final = FIRST_UID - 1
+"""Group of all instances where they have no room: it may enter the directory of their code."""
 
 _ID_MAPS: Final = ("uid_map", "gid_map")
 
@@ -29,6 +33,7 @@ class Means(NamedTuple):
     network_namespaces: bool = False
     private_proc: bool = False
     processes: bool = False
+    as_root: bool = False
 
 
 def find(needed: list[str], entered: list[str]) -> Means:
@@ -40,10 +45,10 @@ def find(needed: list[str], entered: list[str]) -> Means:
     Args:
         needed: what has to be in the room besides the system.
         entered: directories in which code will lie. Without a room users of their own have to be
-            able to enter them.
+            able to enter them: those that are closed to all but root are opened to their group.
     """
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    uids = succeeds(lambda: become_user(os.getpid()))
+    uids = succeeds(_try_user)
     mounts = user_namespaces = private_proc = False
     for namespace in (False,) if uids else (True,):
         for private in (True, False) if uids else (False,):
@@ -53,6 +58,7 @@ def find(needed: list[str], entered: list[str]) -> Means:
         own_mounts(user_namespaces)
         rooms.build(needed, private_proc=private_proc)
     elif uids:
+        _let_in(entered)
         uids = succeeds(lambda: _try_enter(needed, entered))
     alone = user_namespaces
     return Means(
@@ -64,6 +70,7 @@ def find(needed: list[str], entered: list[str]) -> Means:
         network_namespaces=succeeds(lambda: _try_network(alone)),
         private_proc=private_proc and succeeds(_try_hidden),
         processes=uids or (alone and succeeds(_try_processes)),
+        as_root=not uids and os.geteuid() == 0,
     )
 
 
@@ -113,15 +120,56 @@ def uid_of(pid: int) -> int:
     return FIRST_UID + pid % LAST_PID
 
 
-def become_user(pid: int) -> None:
-    """Makes this process, which is root's, its own user's; raises OSError."""
+def become_user(pid: int, *, in_room: bool = True) -> None:
+    """Makes this process, which is root's, its own user's; raises OSError.
+
+    Args:
+        pid: its own.
+        in_room: its code is in its room; else it is where the group of all instances may enter.
+    """
     uid = uid_of(pid)
-    os.setgroups([])
+    os.setgroups([] if in_room else [INSTANCES])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 
 
+def _let_in(places: list[str]) -> None:
+    """Lets the group of all instances pass through directories that are only root's.
+
+    What somebody has opened to others already is left as it is.
+    """
+    for place in places:
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(os.stat(place).st_mode)
+            if not mode & 0o077:
+                os.chown(place, -1, INSTANCES)
+                os.chmod(place, mode | 0o010)  # nosec: B103 # to pass, not to see what is there
+
+
 # --- attempts ---
+
+
+def _try_user() -> None:
+    """Whether a process can become another user's, and be ended all the same."""
+    told, tell = os.pipe()
+    held, hold = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(hold)
+            become_user(os.getpid())
+            os.write(tell, b"1")
+            os.read(held, 1)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        if not os.read(told, 1):
+            raise OSError("it stays root's")
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(hold)
+        os.waitpid(pid, 0)
 
 
 def _try_room(needed: list[str], namespace: bool, private_proc: bool) -> None:
@@ -136,7 +184,7 @@ def _try_room(needed: list[str], namespace: bool, private_proc: bool) -> None:
 def _try_enter(needed: list[str], entered: list[str]) -> None:
     """Whether another user reaches what is there; what is still to be made will be closed."""
     there = [place for place in needed if os.path.exists(place)]
-    become_user(os.getpid())
+    become_user(os.getpid(), in_room=False)
     for place in there:
         os.stat(place)
     for place in entered:

@@ -31,6 +31,7 @@ from atlatl.telemetry.prometheus import Page
 from atlatl.telemetry.queues import QueueFigures
 from atlatl.telemetry.service_families import ServiceScrape
 from atlatl.telemetry.task_families import TaskScrape, task_label
+from atlatl_worker.means import INSTANCES
 from tests.unit.test_confinement import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -465,6 +466,17 @@ def test_one_that_cannot_be_written_fails(tmp_path: Path, monkeypatch: pytest.Mo
     assert configured.data_directory(settings(data_dir=str(tmp_path))).verdict == "FAILED"
 
 
+def test_instances_may_pass_through_the_data_directory() -> None:
+    def found(mode: int, gid: int) -> os.stat_result:
+        return os.stat_result((0o040000 | mode, 1, 1, 1, 0, gid, 0, 0, 0, 0))
+
+    assert not configured._is_open(found(0o700, 0))
+    assert not configured._is_open(found(0o710, INSTANCES))
+    assert configured._is_open(found(0o710, 0))
+    assert configured._is_open(found(0o750, INSTANCES))
+    assert configured._is_open(found(0o711, INSTANCES))
+
+
 def test_a_token_that_others_can_read_fails(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     token = tmp_path / "token"
@@ -549,6 +561,14 @@ def test_confinement_is_measured_on_the_instances_of_this_machine(tmp_path: Path
     assert item.verdict == "FAILED"
     for fault in ("NoNewPrivs 0, and should have 1", "Seccomp 0", "CapEff f", "runs as root"):
         assert f"the instance with pid 9 {'' if ' as ' in fault else 'has '}{fault}" in item.detail
+
+    # A service that cannot make it another user's says so by itself.
+    process(tmp_path, 12, zygote, **held, Uid="0\t0\t0\t0")
+    reported = [*pools, pool("root", "user: it runs as root")]
+    rows = [{"task_name": "root", "pid": 12}]
+    item = confinement(settings(), seen(instances=rows, pools=reported), ALL, tmp_path)
+    assert item.verdict == "warning"
+    assert "not kept for 'root': user: it runs as root" in item.detail
 
     process(tmp_path, 10, zygote, NoNewPrivs="1", Seccomp="0", CapEff="f", Uid="0\t0\t0\t0")
     process(tmp_path, 11, zygote, **{**held, "Seccomp": "0"}, Uid="1\t1\t1\t1")

@@ -64,6 +64,8 @@ def test_level_none_promises_nothing() -> None:
         (replace(USERS, process_groups=False, processes=False), ["processes"]),
         (replace(ALL, cpu_groups=False), ["CPU time"]),
         (replace(ALL, private_proc=False), ["other processes"]),
+        (replace(ALL, uids=False, as_root=True), ["user"]),
+        (replace(ALL, uids=False, as_root=True, landlock=5), ["user", "signals"]),
     ],
 )
 def test_what_is_missing_is_named(

@@ -17,6 +17,7 @@ from atlatl.front.tls import expiry
 from atlatl.front.tokens import TokenFile, has_expired
 from atlatl.runtimes.machine import mebibytes, memory_budget_bytes
 from atlatl.settings import CircuitBreakerSettings, Settings, TaskSettings, task_settings
+from atlatl_worker.means import INSTANCES
 
 DEFAULTS = "the defaults"
 """Stands where a task's name would, for what holds when a task says nothing."""
@@ -161,8 +162,14 @@ def _opened_to_others(data_dir: Path) -> list[str]:
     return [
         f"{path} is open to other users: say `chmod go-rwx {path}`"
         for path in (data_dir, data_dir / "token", data_dir / "tokens")
-        if path.exists() and path.stat().st_mode & 0o077
+        if path.exists() and _is_open(path.stat())
     ]
+
+
+def _is_open(found: os.stat_result) -> bool:
+    """To more than its owner, and to instances that have to pass to their code."""
+    passing = 0o010 if found.st_gid == INSTANCES else 0
+    return bool(found.st_mode & 0o077 & ~passing)
 
 
 # --- access ---

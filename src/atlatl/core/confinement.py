@@ -24,6 +24,8 @@ class Kept(Record, frozen=True):
     """System calls are filtered."""
     uids: bool = False
     """Each instance has a user id of its own: the service runs as root."""
+    as_root: bool = False
+    """Without that: instances run as root, though without root's rights."""
     mounts: bool = False
     """Each instance has its own mounts, and a private /tmp with a limit of its size."""
     user_namespaces: bool = False
@@ -87,6 +89,13 @@ def _reach(kept: Kept) -> Iterator[str]:
         )
     if not kept.seccomp:
         yield "system calls: all are allowed (this kernel has no seccomp filters)"
+    if kept.as_root:
+        yield (
+            "user: it runs as root, without root's rights, but as the owner of what root owns (no "
+            "user of its own could be made, ended and let to its code: start the service with the "
+            "capabilities SETUID, SETGID, KILL and CHOWN, and its data directory where other users "
+            "may enter, or as an ordinary user)"
+        )
     if not kept.uids and kept.landlock < SCOPED_SIGNALS:
         yield (
             "signals: it reaches other processes of its user (as root, or with Landlock "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -368,11 +369,19 @@ class ProcessRuntime:
         return self._zygote.mark if self._zygote is not None else {}
 
     async def _start_zygote(self) -> None:
+        self._make_places()
         zygote = Zygote(self._zygote_lost, self._places)
         await zygote.start()
         self._zygote, self._kept = zygote, zygote.kept
         self._zygote_up.set()
         self._retry_s = RETRY_S
+
+    def _make_places(self) -> None:
+        """The zygote tries whether users of their own can enter them: they have to be there."""
+        if os.geteuid() == 0:
+            for place in self._places:
+                with contextlib.suppress(OSError):
+                    Path(place).mkdir(mode=0o700, parents=True)
 
     def _zygote_lost(self) -> None:
         self._zygote = None
