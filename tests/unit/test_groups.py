@@ -12,6 +12,7 @@ import pytest
 from atlatl.runtimes import groups as module
 from atlatl.runtimes.groups import Groups
 from atlatl.runtimes.hierarchies import Hierarchy, hierarchies
+from atlatl.runtimes.machine import memory_budget_bytes
 
 ME = os.getpid()
 NOBODY = 2**22 + 4711
@@ -433,3 +434,50 @@ def test_what_is_given_up_is_removed_all_the_same(v1: Kernel) -> None:
     assert groups.problems["memory"] == "it did not work"
     groups.close()
     assert not list(v1.root.rglob("atlatl-*"))
+
+
+# --- the memory of a machine ---
+
+
+def with_memory(kernel: Kernel, n_bytes: int) -> Path:
+    meminfo = kernel.root / "meminfo"
+    meminfo.write_text(f"MemTotal:       {n_bytes // 1024} kB\nMemFree:        1 kB\n")
+    return meminfo
+
+
+@pytest.mark.parametrize("level", ["unified/system.slice/atlatl.service", "unified/system.slice"])
+def test_the_budget_is_half_of_what_the_unit_or_its_slice_may_use(v2: Kernel, level: str) -> None:
+    meminfo = with_memory(v2, 8 << 30)
+    assert memory_budget_bytes(meminfo, v2.proc) == 4 << 30
+    (v2.root / level / "memory.max").write_text(f"{1 << 30}\n")
+    assert memory_budget_bytes(meminfo, v2.proc) == 512 << 20
+
+
+def test_the_budget_is_the_same_from_below_where_the_service_moves_itself(v2: Kernel) -> None:
+    own = v2.root / "unified/system.slice/atlatl.service"
+    (own / "memory.max").write_text(f"{1 << 30}\n")
+    groups = found_by(v2)
+    [home] = own.glob("atlatl-*")
+    below = f"0::/system.slice/atlatl.service/{home.name}/service\n"
+    (v2.proc / "cgroup").write_text(below)
+    assert memory_budget_bytes(with_memory(v2, 8 << 30), v2.proc) == 512 << 20
+    groups.close()
+
+
+def test_the_budget_knows_version_1(v1: Kernel) -> None:
+    meminfo = with_memory(v1, 8 << 30)
+    limit = v1.root / "memory tree/a/memory.limit_in_bytes"
+    limit.write_text(f"{2**63 - 4096}\n")
+    assert memory_budget_bytes(meminfo, v1.proc) == 4 << 30
+    limit.write_text(f"{2 << 30}\n")
+    assert memory_budget_bytes(meminfo, v1.proc) == 1 << 30
+
+
+def test_a_group_that_cannot_be_seen_from_here_is_none(v2: Kernel) -> None:
+    """Of a process that was moved out of what its cgroup namespace shows."""
+    (v2.proc / "cgroup").write_text("0::/../elsewhere\n")
+    assert hierarchies(v2.proc) == []
+    groups = found_by(v2)
+    assert not groups.memory
+    assert memory_budget_bytes(with_memory(v2, 8 << 30), v2.proc) == 4 << 30
+    groups.close()

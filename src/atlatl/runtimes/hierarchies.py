@@ -25,12 +25,23 @@ class Hierarchy(NamedTuple):
 
 
 def hierarchies(proc: Path) -> list[Hierarchy]:
-    """The hierarchies that can be seen here, and where in them the process is."""
+    """The hierarchies that can be of use here, and where in them the process is."""
+    useful = {MEMORY, PROCESSES}
+    return [each for each in _seen(proc) if each.version == 1 or each.controllers & useful]
+
+
+def memory_groups(proc: Path) -> Iterator[tuple[int, Path]]:
+    """Groups whose limits of memory count for the process, each with its hierarchy's version."""
+    for version, controllers, own in _seen(proc):
+        if version == 2 or MEMORY in controllers:
+            yield from ((version, group) for group in (own, *own.parents))
+
+
+def _seen(proc: Path) -> Iterator[Hierarchy]:
     try:
         memberships, mounts = _lines(proc / "cgroup"), _lines(proc / "mountinfo")
     except OSError:
-        return []
-    found = []
+        return
     for line in memberships:
         _, names, path = line.split(":", 2)
         controllers = frozenset(names.split(",")) - {""}
@@ -40,10 +51,7 @@ def hierarchies(proc: Path) -> list[Hierarchy]:
         version = 1 if controllers else 2
         if version == 2:
             controllers = _available(own) | {CPU}
-            if MEMORY not in controllers and PROCESSES not in controllers:
-                continue
-        found.append(Hierarchy(version, controllers, own))
-    return found
+        yield Hierarchy(version, controllers, own)
 
 
 def _lines(path: Path) -> list[str]:

@@ -7,36 +7,46 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from atlatl.runtimes.hierarchies import memory_groups
 from atlatl_worker import kernel
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""Of version 2 and of version 1, as a container sees its own."""
+LIMIT_FILES = {2: "memory.max", 1: "memory.limit_in_bytes"}
+"""By version of the hierarchy."""
 
 
 def memory_budget_bytes(
-    meminfo: Path = Path("/proc/meminfo"), cgroup_limits: tuple[Path, ...] = CGROUP_LIMITS
+    meminfo: Path = Path("/proc/meminfo"), proc: Path = Path("/proc/self")
 ) -> int:
     """What all instances may use together when the settings don't say.
 
-    Half of the smaller of the machine's memory and the cgroup's limit.
+    Half of the smaller of the machine's memory and the limits of the cgroups that this process
+    is in: its own, a unit's or a container's, and those above.
+
+    Args:
+        meminfo: where the kernel says how much memory there is.
+        proc: where it says which groups this process is in.
     """
-    limits = [_total_bytes(meminfo), *map(_limit_bytes, cgroup_limits)]
-    return min(limit for limit in limits if limit is not None) // 2
+    limits = [_total_bytes(meminfo)]
+    for version, group in memory_groups(proc):
+        limits += _limit_bytes(group / LIMIT_FILES[version])
+    return min(limits) // 2
 
 
 def pss_bytes(pid: int) -> int:
-    """Memory of a process, shared pages by their share; 0 when it cannot be had."""
+    """Memory of a process, shared pages by their share; 0 when it is gone.
+
+    Shared pages count whole where the kernel lets nobody look: a process of another user, and no
+    capability SYS_PTRACE.
+    """
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
+    except PermissionError:
+        return _resident_bytes(pid)
     except (OSError, ValueError):
-        # Not ours to read, or it has just ended.
         pass
     return 0
 
@@ -112,10 +122,10 @@ def _total_bytes(meminfo: Path) -> int:
     raise ValueError(f"{meminfo} has no MemTotal")
 
 
-def _limit_bytes(path: Path) -> int | None:
+def _limit_bytes(path: Path) -> list[int]:
     """None when there is no such file, or no limit in it."""
     try:
         text = path.read_text().strip()
     except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+        return []
+    return [int(text)] if text.isdigit() else []
