@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,7 @@ from atlatl.loader import deploy_directory
 from atlatl.runtimes.machine import conceal
 from atlatl.settings import Settings
 from atlatl.telemetry.logs import ExecutionLog, configure, stderr_writer
+from atlatl.telemetry.supervisor import supervisor
 
 if TYPE_CHECKING:
     from atlatl.front.sessions import Sessions
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 GARBAGE = 20_000
 """New objects after which garbage is looked for; a call makes some fifty."""
+END_S = 30.0
+"""What a stop may take beyond `drain.timeout_s`, as a supervisor is told: records are written."""
 
 
 def serve(settings: Settings, *, functions: Path | None = None) -> int:
@@ -58,6 +62,7 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _asked_to_stop, stop, number)
+    told = supervisor(os.environ, os.getpid())
     writer = stderr_writer()
     logger = configure(writer, colours=sys.stderr.isatty())
     try:
@@ -69,6 +74,7 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
             )
         ]
         async with (
+            told.watched(),
             FunctionService(settings, listeners=logged) as service,
             _fronts(service) as fronts,
         ):
@@ -81,8 +87,11 @@ async def _serve(settings: Settings, functions: Path | None) -> None:
                 _say(f"warning: {warning}")
             _say(f"atlatl serves on {fronts.where}")
             _say(f"dashboard, for one browser within ten minutes: {fronts.dashboard()}")
+            told.tell(READY=1, STATUS=f"serves on {fronts.where}")
             await stop.wait()
             _say("draining: new calls are refused, started ones finish")
+            patience_s = settings.drain.timeout_s + END_S
+            told.tell(STOPPING=1, STATUS="draining", EXTEND_TIMEOUT_USEC=round(patience_s * 1e6))
             await service.drain()
         _say("stopped")
     finally:
