@@ -19,12 +19,13 @@ from atlatl.telemetry.service_families import ServiceScrape
 COMMANDS_INTRO = """\
 # Commands
 
-Every command but `serve`, `check` and `token` is a client of the HTTP API. The service is found by
-`--url`, else by the variable `ATLATL_URL`, else by the settings; the token by `--token-file`, else
-by `ATLATL_TOKEN`, else in the data directory when the service is on this machine. A service with
-TLS is believed by the authorities in `--ca-file`, else in `ATLATL_CA_FILE`; else, when it was found
-by the settings, by the certificate that these name, else by the public authorities. Where it asks
-for a client's certificate, that is in `ATLATL_CERT_FILE`, its key in `ATLATL_KEY_FILE`.
+Every command but `serve`, `check`, `token`, `backup` and `completion` is a client of the HTTP API.
+The service is found by `--url`, else by the variable `ATLATL_URL`, else by the settings; the token
+by `--token-file`, else by `ATLATL_TOKEN`, else in the data directory when the service is on this
+machine. A service with TLS is believed by the authorities in `--ca-file`, else in `ATLATL_CA_FILE`;
+else, when it was found by the settings, by the certificate that these name, else by the public
+authorities. Where it asks for a client's certificate, that is in `ATLATL_CERT_FILE`, its key in
+`ATLATL_KEY_FILE`.
 
 Exit status: 0 done, 1 the function or the check failed, 2 wrong usage, 3 the service could not be
 reached. An error is one line on standard error. With `--json` a command prints JSON.

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from atlatl import cli_dashboard, cli_executions, cli_tokens, cli_top
+from atlatl import (
+    cli_backup,
+    cli_completion,
+    cli_dashboard,
+    cli_executions,
+    cli_tokens,
+    cli_top,
+)
 from atlatl.console import (
     FAILED,
     WRONG_USAGE,
@@ -26,6 +33,7 @@ from atlatl.console import (
     local_settings,
     show,
     table,
+    task_names,
     write_item,
 )
 from atlatl.core.moments import parse_moment
@@ -291,6 +299,8 @@ def ps(
 cli_executions.register(app)
 cli_top.register(app)
 cli_dashboard.register(app)
+cli_completion.register(app)
+cli_backup.register(app)
 app.add_typer(cli_tokens.app, name="token")
 
 
@@ -312,7 +322,7 @@ def delete(
 @app.command()
 def breakers(
     verb: Annotated[str, typer.Argument(help="reset, open or disable; none lists them.")] = "",
-    task: Annotated[str, typer.Argument(help="Whose breaker.")] = "",
+    task: Annotated[str, typer.Argument(help="Whose breaker.", autocompletion=task_names)] = "",
     as_json: AsJson = False,
     url: Url = "",
     token_file: TokenFile = None,
@@ -394,6 +404,7 @@ def check(
 
 def main() -> None:
     """Runs the command line; ends the process with its exit status."""
+    cli_completion.prepare()
     try:
         status = app(args=sys.argv[1:] or ["--help"], prog_name="atlatl", standalone_mode=False)
     except _USAGE_ERROR as error:

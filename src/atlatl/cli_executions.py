@@ -21,6 +21,7 @@ from atlatl.console import (
     show,
     show_line,
     table,
+    task_names,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ WATCH_EVERY_S = 1.0
 
 
 def executions(
-    task: Annotated[str, typer.Option(help="Only of this task.")] = "",
+    task: Annotated[str, typer.Option(help="Only of this task.", autocompletion=task_names)] = "",
     status: Annotated[str, typer.Option(help="Only with this status.")] = "",
     limit: Limit = 20,
     watch: Annotated[

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +43,41 @@ CaFile = Annotated[
     typer.Option("--ca-file", help="Authorities to believe https by; else ATLATL_CA_FILE."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="Name of the task.")]
 Id = Annotated[str, typer.Argument(help="Execution id.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
+
+
+PATIENCE_S = 2.0
+"""What a shell waits for names at most, when it completes one."""
+WITHOUT_QUOTES = re.compile(r"\w[\w.+-]*")
+"""No shell takes any of it for something of its own: others may have chosen the names."""
+
+
+def task_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names that a shell may offer; none, and nothing said, when no service gives them at once."""
+    # Here: how long it takes to load is the machine's affair, not the service's.
+    import atlatl.client  # noqa: F401
+
+    found: list[str] = []
+
+    def ask() -> None:
+        url, *files = (ctx.params.get(name) for name in ("url", "token_file", "ca_file"))
+        token_file, ca_file = (Path(file) if file else None for file in files)
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.suppress(Exception),
+            connected(url or "", token_file, ca_file) as client,
+        ):
+            rows = client.tasks(prefix=incomplete, limit=200)["tasks"]
+            found.extend(row["task_name"] for row in rows)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE_S)
+    return [name for name in found if WITHOUT_QUOTES.fullmatch(name)]
+
+
+Name = Annotated[str, typer.Argument(help="Name of the task.", autocompletion=task_names)]
 
 
 @contextmanager
