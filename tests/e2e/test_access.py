@@ -155,6 +155,38 @@ def test_a_limited_token_cannot_take_the_code_of_others(server: Server) -> None:
     assert server.http.delete("/api/v1/tasks/billing-copy").status_code == 200
 
 
+def test_only_an_administrator_deploys_without_confinement(server: Server) -> None:
+    free = {"confinement": {"level": "none"}}
+    secret = made(server, "--scope", "deploy")
+
+    def put(name: str, settings: dict[str, Any], code: str = CODE) -> httpx.Response:
+        return httpx.put(
+            f"{server.url}/api/v1/tasks/{name}",
+            headers=bearing(secret),
+            files={"artifact": ("main.py", code.encode())},
+            data={"settings": json.dumps(settings)},
+            timeout=60,
+        )
+
+    refused = put("free", free)
+    assert (refused.status_code, refused.json()["code"]) == (403, "PERMISSION_DENIED")
+    assert "admin" in refused.json()["detail"]
+    assert server.http.get("/api/v1/tasks/free").status_code == 404
+    assert put("kept", {}).status_code == 201
+    assert put("kept", free).status_code == 403
+    try:
+        assert server.deploy("free", CODE, **free).status_code == 201
+        # Nor does whoever may only deploy put other code into it: his runs confined.
+        assert put("free", free, CODE + "# changed\n").status_code == 403
+        assert put("free", {}, CODE + "# changed\n").is_success
+        pools = server.http.get("/api/v1/pools").json()["pools"]
+        levels = {row["task_name"]: row["confinement"]["level"] for row in pools}
+        assert (levels["free"], levels["kept"]) == ("standard", "standard")
+    finally:
+        for name in ("free", "kept"):
+            server.http.delete(f"/api/v1/tasks/{name}")
+
+
 def test_a_rate_holds_over_both_fronts(server: Server) -> None:
     secret = token(server.data_dir, "create", "--scope", "invoke", "--rate-limit", "0.001")
     # The one request that it has shows that it is known.
