@@ -10,10 +10,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
+import httpx
 import pytest
 
+from atlatl.front.proto import function_pb2 as pb
+from atlatl.front.proto import function_pb2_grpc as pb_grpc
 from tests.certificates import Authority, needs_openssl
 from tests.e2e.server import Server, eventually, serving
 from tests.shelf_samples import zipped
@@ -158,19 +163,92 @@ def checked(*command: str | Path, cwd: Path | None = None) -> None:
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
+@contextmanager
+def proxied(server: Server, tmp_path: Path) -> Iterator[tuple[str, Authority]]:
+    """nginx with our configuration in front of a service: its address, and whom to believe."""
+    assert NGINX is not None
+    authority = Authority(tmp_path / "authority")
+    certificate, key = authority.pair("DNS:localhost")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    text = (DEPLOY / "proxy" / "nginx.conf").read_text(encoding="utf-8")
+    for old, new in (
+        ("/etc/atlatl/fullchain.pem", str(certificate)),
+        ("/etc/atlatl/key.pem", str(key)),
+        ("listen 443", f"listen 127.0.0.1:{port}"),
+        ("127.0.0.1:8081", server.url.removeprefix("http://")),
+        ("127.0.0.1:50052", server.grpc),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "".join(f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in kinds)
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    whole = tmp_path / "nginx.conf"
+    whole.write_text(
+        f"{user}daemon off;\npid {tmp_path}/pid;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{places}{text}\n}}\n"
+    )
+    checked(NGINX, "-t", "-e", "stderr", "-c", whole)
+    process = subprocess.Popen([NGINX, "-e", "stderr", "-c", whole])
+    try:
+        eventually(lambda: answers(port) or process.poll() is not None)
+        yield f"localhost:{port}", authority
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+STREAM = """
+import os, time
+
+def main(go: str):
+    yield "first"
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    yield "last"
+"""
+
+
 @needs_openssl
 @pytest.mark.skipif(
     NGINX is None, reason="nginx is not installed; get it with: sudo apt-get install nginx"
 )
-def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
-    assert NGINX is not None
-    certificate, key = Authority(tmp_path / "authority").pair("DNS:functions.example")
-    text = (DEPLOY / "proxy" / "nginx.conf").read_text(encoding="utf-8")
-    text = text.replace("/etc/atlatl/fullchain.pem", str(certificate))
-    text = text.replace("/etc/atlatl/key.pem", str(key))
-    whole = tmp_path / "nginx.conf"
-    whole.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{text}\n}}\n")
-    checked(NGINX, "-t", "-e", "stderr", "-c", whole)
+def test_nginx_in_front_of_a_service(server: Server, tmp_path: Path) -> None:
+    server.deployed("hello", "def main(text: str = ''):\n    return len(text)\n")
+    server.deployed("stream", STREAM, confinement={"level": "none"})
+    with proxied(server, tmp_path) as (address, authority):
+        own = {"authorization": f"Bearer {server.token}"}
+        trust = authority.trusting()
+        with httpx.Client(base_url=f"https://{address}", verify=trust, timeout=60) as client:
+            assert client.get("/healthz").status_code == 200
+            assert client.post("/functions/hello").status_code == 401
+            client.headers = httpx.Headers(own)
+            assert client.post("/functions/hello", json={"text": "x" * 10**6}).json() == 10**6
+            assert client.post("/functions/hello", content=b"x" * (33 << 20)).status_code == 413
+            go = tmp_path / "go"
+            events = {"accept": "text/event-stream"}
+            with client.stream(
+                "POST", "/functions/stream", json={"go": str(go)}, headers=events
+            ) as answer:
+                lines = (line for line in answer.iter_lines() if line.startswith("data:"))
+                assert "first" in next(lines)  # before the last one is made
+                go.touch()
+                assert "last" in next(lines)
+        credentials = grpc.ssl_channel_credentials(authority.file.read_bytes())
+        with grpc.secure_channel(address, credentials) as channel:
+            stub = pb_grpc.FunctionServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.GetHealth(pb.GetHealthRequest(), timeout=20)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+            metadata = [("authorization", own["authorization"])]
+            assert stub.GetHealth(pb.GetHealthRequest(), timeout=20, metadata=metadata).healthy
 
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")

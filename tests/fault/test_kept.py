@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from atlatl.core.confinement import Kept
 from atlatl_worker.means import FIRST_UID, INSTANCES, LAST_PID
+from tests.ordinary import NOBODY, python
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,9 +73,22 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
-def found(data_dir: Path, *before: str) -> dict[str, Any]:
+FILTERED = """
+import os, sys
+from atlatl_worker import kernel, seccomp
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+machine = seccomp.MACHINES[kernel.MACHINE]
+seccomp.Filter(seccomp.program(machine, network=True, own_user=True)).install()
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Refuses namespaces and mounts, as the engines of containers do."""
+
+
+def found(
+    data_dir: Path, *before: str, python: Sequence[str] = (sys.executable,)
+) -> dict[str, Any]:
     done = subprocess.run(
-        [*before, sys.executable, "-c", ASKS, data_dir],
+        [*before, *python, "-c", ASKS, data_dir],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         capture_output=True,
@@ -109,6 +123,17 @@ def test_without_the_right_to_mount_calls_and_files_are_still_filtered(place: Pa
     # Who may pass to the code sees nothing else.
     status = data_dir.stat()
     assert (status.st_mode & 0o777, status.st_gid) == (0o710, INSTANCES)
+
+
+def test_an_ordinary_user_in_a_container_has_rules_and_a_filter(place: Path) -> None:
+    data_dir = place / "data"
+    data_dir.mkdir(0o700)
+    os.chown(data_dir, NOBODY, NOBODY)
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    kept = found(data_dir, *user, python=[python(), "-c", FILTERED])["kept"]
+    assert (kept.uids, kept.as_root, kept.mounts, kept.network_namespaces) == (False,) * 4
+    assert kept.seccomp
+    assert kept.landlock == found(place / "all")["kept"].landlock
 
 
 def test_a_directory_that_was_opened_by_others_is_left_as_it_is(place: Path) -> None:
