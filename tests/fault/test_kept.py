@@ -27,7 +27,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 ASKS = """
-import asyncio, json, msgspec, os, sys
+import asyncio, json, msgspec, os, signal, sys
 from pathlib import Path
 from tests.running import alive, call, opened, process_runtime, task_of, until, value
 
@@ -39,6 +39,9 @@ def main(closed: str):
     except OSError as error:
         listed = type(error).__name__
     return [os.getresuid(), os.getgroups(), listed]
+def leaves():
+    import subprocess
+    return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
 '''
 
 async def main(data_dir):
@@ -52,8 +55,10 @@ async def main(data_dir):
         found["instance"] = value(await call(channel, {"closed": data_dir}))
         channel.usage.measure()
         found["pss_bytes"] = channel.usage.measure()
-        await channel.stop(0)
-        await until(lambda: not alive(found["pid"]), "the end of the instance")
+        left = value(await call(channel, function="leaves"))
+        os.kill(runtime.pids()[0], signal.SIGKILL)  # the zygote, which would have ended it
+        for pid in (found["pid"], left):
+            await until(lambda: not alive(pid), "the end of what the zygote left")
     print(json.dumps(found))
 
 os.umask(0o022)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from atlatl_worker.means import uid_of
+
 MARK = "ATLATL_SERVICE"
 """Environment variable by which processes of this service are known."""
 
@@ -17,7 +19,12 @@ AGAIN_S = 0.001
 
 
 def kill_marked(mark: str, sessions: Collection[int]) -> None:
-    """Kills what a dead zygote left: all with its mark, or in a session of its instances."""
+    """Kills what a dead zygote left.
+
+    Args:
+        mark: all that it started has it in its environment.
+        sessions: process ids of its instances, whose sessions and users of their own are meant.
+    """
     until = time.monotonic() + END_S
     while time.monotonic() < until:
         found = list(_left(mark, sessions))
@@ -31,6 +38,7 @@ def kill_marked(mark: str, sessions: Collection[int]) -> None:
 
 def _left(mark: str, sessions: Collection[int]) -> Iterator[int]:
     wanted = f"{MARK}={mark}".encode()
+    users = {uid_of(pid) for pid in sessions} if os.geteuid() == 0 else set()
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
@@ -40,12 +48,25 @@ def _left(mark: str, sessions: Collection[int]) -> Iterator[int]:
         except OSError:
             continue  # it ended while we looked
         state, _, _, session = stat.rpartition(b")")[2].split()[:4]
-        if state not in (b"Z", b"X") and (int(session) in sessions or _has(process, wanted)):
+        if state not in (b"Z", b"X") and (
+            int(session) in sessions or _is_ours(process, wanted, users)
+        ):
             yield int(process.name)
 
 
-def _has(process: Path, variable: bytes) -> bool:
+def _is_ours(process: Path, variable: bytes, users: Collection[int]) -> bool:
     try:
         return variable in (process / "environ").read_bytes().split(b"\0")
-    except OSError:  # it ended meanwhile, belongs to somebody else, or lets nobody look
+    except PermissionError:  # it lets nobody look, or nobody without the capability SYS_PTRACE
+        return _user_of(process) in users
+    except OSError:  # it ended meanwhile
         return False
+
+
+def _user_of(process: Path) -> int:
+    """-1 when it is gone."""
+    try:
+        lines = (process / "status").read_bytes().splitlines()
+    except OSError:
+        return -1
+    return next(int(line.split()[1]) for line in lines if line.startswith(b"Uid:"))
