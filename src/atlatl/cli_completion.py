@@ -25,7 +25,8 @@ def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")
     """Print what makes a shell complete commands, options and names of tasks."""
     from typer._completion_shared import get_completion_script
 
-    typer.echo(get_completion_script(prog_name="atlatl", complete_var=VARIABLE, shell=shell.value))
+    asked = {"prog_name": "atlatl", "complete_var": VARIABLE, "shell": shell.value}
+    typer.echo(get_completion_script(**asked))
 
 
 def prepare(environ: Mapping[str, str] = os.environ) -> None:
