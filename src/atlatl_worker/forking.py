@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Container
 from typing import Any, Final, NoReturn
 
@@ -31,6 +32,8 @@ SWEEP_MS: Final = 500
 AGAIN_MS: Final = 5
 """One that was killed has died by then, and its own children have come to us."""
 END_AGAIN_MS: Final = 1
+TEND_S: Final = 1.0
+"""While there are instances."""
 
 
 class Forker:
@@ -41,7 +44,7 @@ class Forker:
         fork: as `os.fork`.
         live: what a child does, given its parent's process id, whether it is forked in stock,
             and the descriptors that `confine.prepare` takes.
-        tend: called now and then while there are instances.
+        tend: called once in `TEND_S` while there are instances, however busy it is.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Forker:
         tend: Callable[[], None] | None = None,
     ) -> None:
         self._tend = tend
+        self._tend_at = time.monotonic() + TEND_S
         self._control = control
         self._fork = fork
         self._live = live
@@ -71,7 +75,8 @@ class Forker:
                     self._take_message()
                 self._reap([self._pidfds[fd] for fd, _ in ready if fd in self._pidfds])
                 self._kill_strays()
-                if self._tend is not None and not ready:
+                if self._tend is not None and time.monotonic() >= self._tend_at:
+                    self._tend_at = time.monotonic() + TEND_S
                     self._tend()
         except (OSError, ValueError):
             # The service is gone, or nobody that we know how to talk to.
