@@ -78,6 +78,9 @@ class HttpSettings(Group, frozen=True):
     second; beyond it 408."""
     idle_timeout_s: float = 75.0
     """A kept-alive connection without a request is closed after this."""
+    sandbox_pages: bool = True
+    """A page that a function answers with gets an origin of its own in browsers, not the
+    dashboard's; false where all functions are trusted, and their pages call the service."""
 
     def __post_init__(self) -> None:
         _port(self, "port")

@@ -40,6 +40,13 @@ ENDS: dict[str, Behaviour] = {
     "refused": fails(NoCapacity("no room", retry_after_s=1.5)),
     "cancelled": warm(Outcome(kind=OutcomeKind.CANCELLED)),
     "response": warm(result("response", b"<p>", headers=RESPONSE)),
+    "page with a policy": warm(
+        result(
+            "response",
+            b"<p>",
+            headers=(*RESPONSE, ("Content-Security-Policy", "default-src 'none'")),
+        )
+    ),
     "own headers": warm(
         result(
             "response",

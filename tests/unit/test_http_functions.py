@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from atlatl import errors
+from atlatl.front.outcomes import SANDBOX
 from atlatl.front.problems import StreamCut
 from atlatl.model import Call, HttpRequest, Mode, Outcome, OutcomeKind, Result, failed
 from tests.unit.front_fakes import (
@@ -60,6 +61,7 @@ def test_a_response_says_its_own_status_and_headers_but_not_ours() -> None:
         ("Set-Cookie", "b=2"),
         ("Content-Length", "99999"),
         ("Service-Worker-Allowed", "/"),
+        ("Clear-Site-Data", '"*"'),
         ("Atlatl-Execution-Id", "forged"),
     )
     service = hello("response", b"<p>", status=201, headers=headers)
@@ -67,9 +69,70 @@ def test_a_response_says_its_own_status_and_headers_but_not_ours() -> None:
     assert (answer.status_code, answer.text) == (201, "<p>")
     assert answer.headers["Content-Type"] == "text/html"
     assert answer.headers.get_list("Set-Cookie") == ["a=1", "b=2"]
-    assert "Service-Worker-Allowed" not in answer.headers
+    assert not {"service-worker-allowed", "clear-site-data"} & set(answer.headers)
     assert answer.headers["Content-Length"] == "3"
     assert answer.headers["Atlatl-Execution-Id"] == "new-1"
+
+
+PAGES = (
+    "text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "application/xhtml+xml", "text/xml",
+    "multipart/x-mixed-replace; boundary=x", "text/plain, text/html", "", "nonsense",
+)  # fmt: skip
+NO_PAGES = (
+    "text/plain; charset=utf-8", "Application/JSON", "application/octet-stream", "image/png",
+    "application/pdf", "video/mp4", "text/event-stream",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("media_type", PAGES)
+def test_a_page_gets_an_origin_of_its_own(media_type: str) -> None:
+    service = hello("response", b"<p>", headers=(("Content-Type", media_type),))
+    answer = ask(service, "GET", HELLO)
+    assert answer.headers["Content-Security-Policy"] == SANDBOX
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "allow-same-origin" not in SANDBOX
+
+
+@pytest.mark.parametrize("media_type", NO_PAGES)
+def test_what_is_no_page_needs_no_policy(media_type: str) -> None:
+    service = hello("response", b"<p>", headers=(("Content-Type", media_type),))
+    answer = ask(service, "GET", HELLO)
+    assert "Content-Security-Policy" not in answer.headers
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("own", "enough"),
+    [
+        ("sandbox", True),
+        ("default-src 'none';\tSandbox  allow-scripts", True),
+        ("default-src 'self'", False),
+        ("sandbox allow-scripts allow-same-origin", False),
+        ("sandbox; sandbox Allow-Same-Origin", False),
+        ("script-src sandbox", False),
+        ("sandbox \xe9", False),
+    ],
+)
+def test_a_stricter_policy_of_its_own_stays_and_any_other_holds_besides(
+    own: str, enough: bool
+) -> None:
+    headers = (("Content-Type", "text/html"), ("Content-Security-Policy", own))
+    answer = ask(hello("response", b"<p>", headers=headers), "GET", HELLO)
+    policies = [
+        value.decode("latin-1")
+        for name, value in answer.headers.raw
+        if name.lower() == b"content-security-policy"
+    ]
+    assert policies == ([own] if enough else [own, SANDBOX])
+
+
+def test_pages_stay_in_the_origin_of_the_service_where_the_setting_says_so() -> None:
+    service = FakeService(http={"sandbox_pages": False})
+    html = (("Content-Type", "text/html"),)
+    service.add("hello", returns("response", b"<p>", headers=html))
+    answer = ask(service, "GET", HELLO)
+    assert "Content-Security-Policy" not in answer.headers
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class Executions:
         if not execution.status.terminal:
             return json_answer(execution_row(execution), status=202, headers={"Retry-After": "1"})
         _check_kept(execution)
-        return answer(execution)
+        return answer(execution, sandbox=self._service.settings.http.sandbox_pages)
 
     async def _awaited(self, request: Request) -> Execution:
         """The record; with `wait`, as it is at its end or when that time is over."""

@@ -245,7 +245,8 @@ class FastCycle:
         result = None if outcome is None or outcome.error is not None else outcome.result
         plain = self.keep_alive and execution.instance_id and not execution.cold_start
         if outcome is None or result is None or result.kind == "response" or not plain:
-            self._answer(answer(execution))
+            sandbox = self._service.settings.http.sandbox_pages
+            self._answer(answer(execution, sandbox=sandbox))
             return
         # The same as `answer` makes, for the case that has to be quick.
         fields = (

@@ -70,7 +70,8 @@ class Functions:
             return StreamAnswer(
                 self._service, call, as_events=accepts(whole.headers, "text/event-stream")
             )
-        return answer(await self._finished(request, call))
+        ended = await self._finished(request, call)
+        return answer(ended, sandbox=self._service.settings.http.sandbox_pages)
 
     def _shape(self, name: str) -> Shape | None:
         try:
@@ -129,7 +130,7 @@ class StreamAnswer:
         outcome = execution.outcome
         repeated = outcome is not None and outcome.result is not None and outcome.result.body
         if (outcome is not None and outcome.error is not None) or repeated:
-            return answer(execution)
+            return answer(execution, sandbox=self._service.settings.http.sandbox_pages)
         return Response(
             headers=execution_headers(execution), media_type=self._form.media_type(None)
         )

@@ -29,17 +29,47 @@ HOP_BY_HOP = frozenset(
 )
 """Of the connection and not of the answer: a function's own are left out."""
 
-OF_ALL_PAGES = frozenset({"service-worker-allowed"})
-"""Left out too: a function's page could put itself in front of the dashboard, which is of the same
-origin, and read its token."""
+OF_ALL_PAGES = frozenset(
+    {
+        "alt-svc",
+        "clear-site-data",
+        "nel",
+        "report-to",
+        "service-worker-allowed",
+        "strict-transport-security",
+    }
+)
+"""Left out too: they speak for all that is of the same origin, the dashboard included. A function's
+page could put itself in front of it, sign it out, or be told what it asks for."""
+
+SANDBOX = (
+    "sandbox allow-downloads allow-forms allow-modals allow-popups allow-popups-to-escape-sandbox "
+    "allow-scripts"
+)
+"""Policy of what a browser would show as a page: its scripts run, but in an origin of their own and
+not in that of the dashboard (HTML, 7.1.5)."""
+
+_NO_PAGE = re.compile(
+    r"(?:application/(?:gzip|javascript|json|octet-stream|pdf|x-ndjson|zip)"
+    r"|(?:audio|font|video)/[a-z0-9.+-]+|image/(?:avif|bmp|gif|jpeg|png|webp|x-icon)"
+    r"|text/(?:css|csv|event-stream|javascript|plain))(?:\s*;[^,]*)?",
+    re.IGNORECASE,
+)
+"""Media types that run nothing where they are shown. Those that do (HTML, SVG, whatever is made of
+XML) are too many to be named."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 """RFC 9110, 5.5: with a line break in it, a value could add headers of its own."""
 
 
-def answer(execution: Execution) -> Response:
-    """An execution that ended, as its caller gets it."""
+def answer(execution: Execution, *, sandbox: bool) -> Response:
+    """An execution that ended, as its caller gets it.
+
+    Args:
+        execution: its record.
+        sandbox: a page gets an origin of its own; `http.sandbox_pages`.
+    """
     outcome = execution.outcome
     if outcome is None:
         raise InternalFailure(f"execution {execution.execution_id} ended without an outcome")
@@ -56,6 +86,10 @@ def answer(execution: Execution) -> Response:
     )
     if result.kind == "response":
         _add_own_headers(response, result)
+        # No browser shall take it for another media type than that by which it was judged.
+        response.headers["x-content-type-options"] = "nosniff"
+        if sandbox and not _NO_PAGE.fullmatch(result.content_type):
+            _keep_apart(response)
     return response
 
 
@@ -108,6 +142,19 @@ def _add_own_headers(response: Response, result: Result) -> None:
             response.headers.append(name, value)
         else:
             response.headers[name] = value
+
+
+def _keep_apart(page: Response) -> None:
+    """Adds the policy of an origin of its own, unless the page has one that is as good.
+
+    Of several policies each holds; where browsers take the last sandbox alone, it is ours.
+    """
+    own = page.headers.get("content-security-policy", "").lower()
+    directives = [directive.split() for directive in re.split("[;,]", own)]
+    sandboxed = any(words[:1] == ["sandbox"] for words in directives)
+    # Of what is not ASCII browsers make nothing.
+    if not sandboxed or "allow-same-origin" in own or not own.isascii():
+        page.headers.append("content-security-policy", SANDBOX)
 
 
 def _failed(execution: Execution, error: AtlatlError) -> Response:
