@@ -11,7 +11,8 @@ import pytest
 
 from atlatl import events
 from atlatl.engine.breaker import CircuitState
-from atlatl.model import OutcomeKind
+from atlatl.errors import Draining, KilledOutOfMemory, OutOfMemory
+from atlatl.model import Execution, ExecutionStatus, Mode, OutcomeKind, failed
 from atlatl.telemetry.figures import PoolFigures
 from atlatl.telemetry.lag import LagFigures
 from atlatl.telemetry.metrics import OTHER, Metrics
@@ -37,6 +38,7 @@ NAMES = {
     "faas_errors_total": "counter",
     "faas_timeouts_total": "counter",
     "faas_coldstarts_total": "counter",
+    "atlatl_failures_total": "counter",
     "faas_invoke_duration_seconds": "histogram",
     "faas_init_duration_seconds": "histogram",
     "faas_mem_usage_bytes": "gauge",
@@ -321,6 +323,26 @@ def test_happenings_have_their_counters() -> None:
     assert value(rendered, "atlatl_pool_scalings_total", direction="up", **hello) == 1
     assert value(rendered, "atlatl_breaker_transitions_total", state="half-open", **hello) == 1
     assert value(rendered, "atlatl_start_failures_total", **hello) == 1
+
+
+def test_failures_are_counted_by_the_code_of_the_error() -> None:
+    metrics = busy()
+    for error in (OutOfMemory("its limit is 1 MiB"), KilledOutOfMemory("killed"), Draining("no")):
+        execution = Execution(
+            execution_id="e",
+            task_id="t",
+            task_name="hello",
+            function_name="main",
+            mode=Mode.SYNC,
+            status=ExecutionStatus.FAILED,
+            outcome=failed(error),
+        )
+        metrics.emit(events.ExecutionFinished(0, "hello", execution=execution, latency_s=0.1))
+    rendered, hello = text(metrics), {"faas_name": "hello"}
+    name = "atlatl_failures_total"
+    assert value(rendered, name, error_code="RESOURCE_LIMIT_EXCEEDED", **hello) == 2
+    assert value(rendered, name, error_code="INSTANCE_CRASHED", **hello) == 0
+    assert "DRAINING" not in rendered
 
 
 def test_what_may_happen_is_counted_from_nought() -> None:

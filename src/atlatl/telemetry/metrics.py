@@ -168,6 +168,8 @@ class Metrics:
                 event.task_name,
                 execution.function_name,
             )
+            if outcome.error is not None and outcome.kind in EXECUTED:
+                self._happened(event.task_name, "failed", outcome.error.code)
 
     def _take(self, event: Event) -> None:
         name = event.task_name

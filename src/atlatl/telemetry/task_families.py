@@ -11,6 +11,14 @@ from atlatl.telemetry.figures import PoolFigures, TaskFigures
 from atlatl.telemetry.queues import TaskQueue
 
 _ERRORS = (OutcomeKind.ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CRASHED)
+FAILURES = (
+    "EXECUTION_ERROR",
+    "EXECUTION_TIMEOUT",
+    "INSTANCE_CRASHED",
+    "RESOURCE_LIMIT_EXCEEDED",
+    "SERIALIZATION_ERROR",
+)
+"""Codes of what functions do wrong: counted from nought. The others come when they happen."""
 
 
 class TaskScrape(Record, frozen=True):
@@ -97,6 +105,16 @@ def _outcomes(task: TaskScrape) -> str:
     )
 
 
+def _failures(task: TaskScrape) -> str:
+    own = task.figures
+    if own is None:
+        return ""
+    before = f"atlatl_failures_total{{{task.label},error_code="
+    counted = dict.fromkeys(FAILURES, 0)
+    counted |= {code: n for (kind, code), n in own.happenings.items() if kind == "failed"}
+    return "".join([f'{before}"{code}"}} {count}\n' for code, count in counted.items()])
+
+
 def _invocations(task: TaskScrape) -> str:
     own = task.figures
     if own is None:
@@ -181,6 +199,12 @@ TASK_FAMILIES: tuple[_OfTask, ...] = (
         "faas_coldstarts",
         "Executions for which an instance had to be created, or was fresh.",
         lambda own: own.cold_starts,
+    ),
+    Family(
+        "atlatl_failures",
+        "counter",
+        "Executions that failed, timed out or crashed, by the code of the error.",
+        _failures,
     ),
     Family(
         "faas_invoke_duration_seconds",
