@@ -41,7 +41,7 @@ Once a second there is an event `figures` of that second:
   `oldest_s`, for how long the oldest could have run;
 - `service`: the rates of all tasks together; calls that are `running` and `waiting`, `tasks`,
   `uptime_s`, `cpu_percent`, `service_memory_bytes`, `instances_memory_bytes`,
-  `memory_budget_bytes`;
+  `memory_budget_bytes`; `executions` and how many of them were `errors`, since the start;
 - `skipped`: events that were thinned out for you in this second.
 """
 

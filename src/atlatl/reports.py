@@ -130,10 +130,12 @@ class Reports:
 
     def live(self) -> dict[str, Any]:
         """What is told of the service as a whole every second."""
-        memory = self._memory()
+        memory, since_start = self._memory(), self._metrics.stats()
         return {
             "uptime_s": self._clock() - self._started,
             "tasks": len(self._registry),
+            "executions": since_start.request_count,
+            "errors": since_start.error_count,
             "cpu_percent": self._cpu_percent(),
             "service_memory_bytes": _own_memory_bytes(),
             "instances_memory_bytes": memory.used_bytes,

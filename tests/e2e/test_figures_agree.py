@@ -6,14 +6,18 @@ import asyncio
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from atlatl import errors
 from scripts.stranger import Stranger
+from tests.e2e.browser import browsing, needs_chromium
 from tests.e2e.load import Answer, Caller
 from tests.e2e.server import Server, eventually, serving
+from tests.e2e.watching import Watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -77,18 +81,23 @@ class Load:
         left = iter(sorts)
 
         async def caller() -> None:
-            async with Caller(self.server.url, {}) as one, Caller(self.server.url, {}) as other:
+            async with Caller(self.server.url, {}) as one:
                 for sort in left:
-                    await self._one(sort, one, other)
+                    await self._one(sort, one)
 
         async with asyncio.TaskGroup() as callers:
             for _ in range(CALLERS):
                 callers.create_task(caller())
 
-    async def _one(self, sort: str, caller: Caller, other: Caller) -> None:
+    async def _one(self, sort: str, caller: Caller) -> None:
         how, _, again = sort.partition(" ")
         if how == "grpc":
-            await asyncio.to_thread(self._over_grpc, again or "well")
+            answered = await asyncio.to_thread(
+                self.stranger.invoke, self.mixed_id, how=again or "well"
+            )
+            # Counted here, not in the thread: `+=` of two threads may lose one.
+            code = str(answered.result.error_code)
+            self.seen["mixed", OUTCOMES[code] if code else "success"] += 1
         elif how == "async":
             answer = await caller.call("mixed", {"how": again or "well"}, LATER)
             assert answer.status == 202, answer
@@ -100,7 +109,7 @@ class Load:
         elif how == "wrong":
             self._count("mixed", await caller.call("mixed", {"no such parameter": 1}))
         elif how == "cancelled":
-            await self._cancelled(caller, other)
+            await self._cancelled(caller)
         else:
             limit = "Atlatl-Timeout-Ms: 100\r\n" if how == "hang" else ""
             self._count("mixed", await caller.call("mixed", {"how": how}, limit))
@@ -109,7 +118,7 @@ class Load:
         self.seen[name, OUTCOMES[answer.code] if answer.code else "success"] += 1
         self.cold += "atlatl-cold-start" in answer.headers
 
-    async def _cancelled(self, caller: Caller, other: Caller) -> None:
+    async def _cancelled(self, caller: Caller) -> None:
         key = f"cancel-{id(caller)}-{self.seen['mixed', 'cancelled']}-{random.getrandbits(40)}"
         header = f"Idempotency-Key: {key}\r\n"
         call = asyncio.create_task(caller.call("mixed", {"how": "hang"}, header))
@@ -126,11 +135,6 @@ class Load:
     def _status(self, execution_id: str) -> str:
         found = self.server.http.get(f"/api/v1/executions/{execution_id}")
         return str(found.json().get("status", ""))
-
-    def _over_grpc(self, how: str) -> None:
-        answer = self.stranger.invoke(self.mixed_id, how=how)
-        code = str(answer.result.error_code)
-        self.seen["mixed", OUTCOMES[code] if code else "success"] += 1
 
     async def ends(self) -> None:
         """Adds how the async ones ended."""
@@ -151,14 +155,26 @@ def samples(text: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def test_prometheus_metrics_and_stats_say_what_the_callers_saw(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
+class Run(NamedTuple):
+    """The calls have been made, and all of them have ended."""
+
+    server: Server
+    stranger: Stranger
+    load: Load
+    watch: Watch
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with serving(tmp_path_factory.mktemp("figures") / "data") as server:
         lenient = {"breaker": {"failure_threshold": 1_000_000}, "pool": {"max_size": 8}}
         for name in ("mixed", "open"):
             server.deployed(name, CODE, **lenient)
         server.deployed("limited", CODE, rate_limit_per_s=0.0001)
         assert server.http.post("/api/v1/breakers/open/open").status_code == 200
         mixed_id = server.http.get("/api/v1/tasks/mixed").json()["task_id"]
+        watch = Watch(server, "?kinds=figures")
+        eventually(lambda: watch.seen)
         with Stranger(server.grpc, token=server.token) as stranger:
             load = Load(server, stranger, mixed_id)
 
@@ -167,9 +183,63 @@ def test_prometheus_metrics_and_stats_say_what_the_callers_saw(tmp_path: Path) -
                 await load.ends()
 
             asyncio.run(all_of_it())
-            # The end of an execution is told after it is written, and counted with that.
+            # The end of an execution is told after it is written, and counted with that; dead
+            # letters are counted by the store, once a tick.
             eventually(lambda: exported(server)[0] >= sum(load.seen.values()))
-            agree(server, stranger, load)
+            eventually(lambda: sums(exported(server)[1])["atlatl_dead_letters"] >= 100)
+            yield Run(server, stranger, load, watch)
+
+
+def test_prometheus_metrics_and_stats_say_what_the_callers_saw(ran: Run) -> None:
+    agree(ran.server, ran.stranger, ran.load)
+
+
+def test_what_the_page_is_told_sums_up_to_the_same(ran: Run) -> None:
+    load, figures = ran.load, ran.watch.seen
+    done, wrong = load.total("success"), load.total("error", "timeout", "crashed")
+    refused = load.total("rejected", "invalid")
+
+    def summed(rate: str, task: str = "") -> int:
+        rows = [(event["service"], event["span_s"]) for event in figures]
+        if task:
+            rows = [
+                (row, event["span_s"])
+                for event in figures
+                for row in event["tasks"]
+                if row["task_name"] == task
+            ]
+        return round(sum(row[rate] * span_s for row, span_s in rows))
+
+    eventually(lambda: figures[-1]["service"]["executions"] == done + wrong)
+    eventually(lambda: summed("calls_per_s") >= done + wrong)
+    assert summed("calls_per_s") == done + wrong
+    assert summed("errors_per_s") == wrong == figures[-1]["service"]["errors"]
+    assert summed("refused_per_s") == refused
+    assert figures[-1]["queue"]["dead"] == 100
+    mixed = [load.seen["mixed", outcome] for outcome in ("success", "error", "timeout", "crashed")]
+    assert summed("calls_per_s", "mixed") == sum(mixed)
+    assert summed("errors_per_s", "mixed") == sum(mixed[1:])
+    assert summed("refused_per_s", "open") == load.seen["open", "rejected"]
+
+
+@needs_chromium
+def test_the_page_shows_the_same(ran: Run, tmp_path: Path) -> None:
+    load = ran.load
+    ended = load.total("success", "error", "timeout", "crashed")
+    # Of a task all that were let in, those that were cancelled then included.
+    of_mixed = sum(
+        count
+        for (task, outcome), count in load.seen.items()
+        if task == "mixed" and outcome not in ("invalid", "rejected")
+    )
+    with browsing(tmp_path) as browser:
+        told = ran.server.cli("dashboard", "--url", ran.server.url)
+        browser.open(told.stdout.strip())
+        browser.until(f"{ended:,} since the start", ".tiles")
+        browser.until("100", "#dead")
+        browser.until("1 breaker not closed", ".tiles")
+        browser.run("location.hash = '#/tasks/mixed'")
+        browser.until(f"Executions\n{of_mixed:,}", ".tiles")
 
 
 def exported(server: Server) -> tuple[float, dict[str, float]]:
@@ -194,7 +264,7 @@ def agree(server: Server, stranger: Stranger, load: Load) -> None:
     done, wrong = load.total("success"), load.total("error", "timeout", "crashed")
     summed = sums(found)
     assert summed["faas_invocations_total"] == done
-    assert summed["faas_errors_total"] == wrong
+    assert summed["faas_errors_total"] == summed["atlatl_failures_total"] == wrong
     assert summed["faas_timeouts_total"] == load.total("timeout")
     assert summed["faas_invoke_duration_seconds_count"] == done + wrong
     assert summed["atlatl_breaker_rejections_total"] == load.seen["open", "rejected"] == 300

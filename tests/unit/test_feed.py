@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from atlatl import events
-from atlatl.core.window import Row, requests
+from atlatl.core.window import Row, count_of, requests
 from atlatl.errors import CircuitOpenError, Draining, FunctionRaised, InvalidRequest, NoCapacity
 from atlatl.events import BreakerChanged, CallbackTried, CallRefused, Event, ExecutionFinished
 from atlatl.model import Execution, Mode, Outcome, OutcomeKind, failed
@@ -26,6 +26,8 @@ from atlatl.telemetry.feed import (
 )
 from tests.virtual_time import virtual
 
+INVALID, REJECTED = OutcomeKind.INVALID, OutcomeKind.REJECTED
+
 
 class Stand:
     """A feed on its fanout, and what it asked for its figures."""
@@ -34,11 +36,13 @@ class Stand:
         loop = asyncio.get_running_loop()
         self.fanout = Fanout([])
         self.asked: list[tuple[dict[str, int], int, float]] = []
+        self.refused = 0
         self.feed = Feed(self.fanout, self._figures, clock=loop.time, wall=loop.time)
 
     def _figures(self, by_task: Mapping[str, Row], total: Row, span_s: float) -> dict[str, Any]:
         counts = {name: requests(row) for name, row in by_task.items()}
         self.asked.append((counts, requests(total), span_s))
+        self.refused += sum(count_of(total, kind) for kind in (REJECTED, INVALID))
         return {"tasks": [{"task_name": name} for name in counts]}
 
     @property
@@ -198,9 +202,15 @@ async def test_figures_come_every_second_and_count_that_second() -> None:
             at=0.0, task_name="b", execution_id="e", outcome=refused.kind.value, code="CIRCUIT_OPEN"
         )
     )
+    stand.fanout.emit(
+        CallRefused(
+            at=0.0, task_name="", execution_id="f", outcome="invalid", code="TASK_NOT_FOUND"
+        )
+    )
     stand.fanout.emit(finished(task="a", redriven=True))  # was counted when it died
     await asyncio.sleep(2.5)
     assert [asked[:2] for asked in stand.asked] == [({"a": 1, "b": 1}, 2), ({}, 0)]
+    assert stand.refused == 2  # what is not there has no row, and counts all the same
     assert kinds(await listener.take(0)) == ["figures", "figures"]
 
 

@@ -235,7 +235,7 @@ def add_execution(
         add_to(rows, OVERFLOW_S, latency_s)
 
 
-def add_to(rows: tuple[Row, Row], column: int, amount: float) -> None:
+def add_to(rows: Sequence[Row], column: int, amount: float) -> None:
     for row in rows:
         row[column] += amount
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -276,8 +276,12 @@ class Feed:
                 add_execution(rows, outcome.kind, latency_s, outcome.run_s, cold)
             else:
                 add_to(rows, OUTCOME_COLUMNS[outcome.kind], 1)
-        elif isinstance(event, CallRefused) and event.task_name:
-            add_to(self._rows(event.task_name), OUTCOME_COLUMNS[OutcomeKind(event.outcome)], 1)
+        elif isinstance(event, CallRefused):
+            # A call of what is not there belongs to no task, but it was made.
+            refused: Sequence[Row] = (self._sum,)
+            if event.task_name:
+                refused = self._rows(event.task_name)
+            add_to(refused, OUTCOME_COLUMNS[OutcomeKind(event.outcome)], 1)
 
     def _rows(self, task_name: str) -> tuple[Row, Row]:
         row = self._by_task.get(task_name)
