@@ -79,6 +79,15 @@ class Browser:
     def open(self, address: str) -> None:
         self._send("POST", self._session + "/url", url=address)
 
+    def alone(self) -> None:
+        """Closes what pages have opened; a window behind another one does not draw."""
+        own = self._send("GET", self._session + "/window")
+        for handle in self._send("GET", self._session + "/window/handles"):
+            if handle != own:
+                self._send("POST", self._session + "/window", handle=handle)
+                self._send("DELETE", self._session + "/window")
+        self._send("POST", self._session + "/window", handle=own)
+
     def size(self, width: int, height: int, *, mobile: bool = False) -> None:
         self.tell(
             "Emulation.setDeviceMetricsOverride",

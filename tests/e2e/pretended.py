@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,8 @@ class Pretended:
 
     Attributes:
         events: whether there is a stream of them; else the route answers 501.
+        hurried: a second takes ten milliseconds.
+        seconds: that were told of.
         asked: paths, in order.
     """
 
@@ -29,6 +31,8 @@ class Pretended:
         self.names = [f"task-{i:03}" for i in range(n_tasks)]
         self.calls_per_s = calls_per_s
         self.events = True
+        self.hurried = False
+        self.seconds = 0
         self.stopped = False
         self.asked: list[str] = []
         self.url = ""
@@ -64,7 +68,7 @@ class Pretended:
             }
             for i, name in enumerate(self.names)
         ]
-        return {"at": _now(), "kind": "figures", "tasks": rows, "queue": {}, "service": {}}
+        return {"at": _now(second if self.hurried else 0), "kind": "figures", "tasks": rows}
 
     def finished(self, number: int) -> dict[str, Any]:
         return {
@@ -78,8 +82,8 @@ class Pretended:
         }
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
+def _now(ahead_s: int = 0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=ahead_s)).isoformat()
 
 
 def _task(name: str) -> dict[str, Any]:
@@ -95,10 +99,11 @@ def _breaker(name: str) -> dict[str, Any]:
 
 
 def _metrics() -> dict[str, Any]:
-    window = {"duration_seconds": 10, "qps": 3.5, "error_count": 0, "request_count": 35}
-    total = {"memory_used_bytes": 1, "memory_limit_bytes": 2}
+    window = {"duration_seconds": 10, "qps": 3.5, "error_count": 0, "rejected_count": 0}
+    total = {"request_count": 35, "memory_used_bytes": 1, "memory_limit_bytes": 2}
+    queue = {"ready": 0, "delayed": 0, "dead_letters": 0}
     latencies = {"p50_latency_ms": 1.0, "p99_latency_ms": 2.0}
-    return {"total": {**total, **latencies}, "window": window, "queue": {"dead_letters": 0}}
+    return {"total": {**total, **latencies}, "window": window, "queue": queue}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -131,11 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             while self.pretended.events and not self.pretended.stopped:
                 for _ in range(5):
-                    for _ in range(10):
+                    for _ in range(1 if self.pretended.hurried else 10):
                         number += 1
                         self._event("execution_finished", self.pretended.finished(number))
-                    time.sleep(0.2)
-                second += 1
+                    time.sleep(0.002 if self.pretended.hurried else 0.2)
+                self.pretended.seconds = second = second + 1
                 self._event("figures", self.pretended.figures(second))
         except OSError:
             pass  # the page has gone

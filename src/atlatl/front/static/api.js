@@ -60,6 +60,10 @@ async function problemOf(answer) {
 
 async function read(answer) {
   if (answer.ok) return answer.status === 204 ? null : answer.json();
+  return refuse(answer);
+}
+
+async function refuse(answer) {
   const problem = await problemOf(answer);
   if (answer.status === 401) onSignedOut(problem);
   throw problem;
@@ -104,7 +108,7 @@ export async function exchange(code) {
 /** Reads server-sent events until they end; `EventSource` could not send the token. */
 export async function events(path, signal, onEvent, onOpen) {
   const answer = await ask(path, { signal, headers: { Accept: "text/event-stream" } });
-  if (!answer.ok) throw await problemOf(answer);
+  if (!answer.ok) await refuse(answer);
   onOpen();
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -3,6 +3,8 @@
 import * as api from "./api.js";
 import { repaint } from "./charts.js";
 import { note, setClass, setText } from "./dom.js";
+import { follow } from "./following.js";
+import { time } from "./format.js";
 import { deadPage } from "./pages/dead.js";
 import { deployPage, watchDrops } from "./pages/deploy.js";
 import { entryPage } from "./pages/entry.js";
@@ -10,7 +12,7 @@ import { executionPage } from "./pages/execution.js";
 import { executionsPage } from "./pages/executions.js";
 import { taskPage } from "./pages/task.js";
 import { tasksPage } from "./pages/tasks.js";
-import { follow, listen, store } from "./store.js";
+import { listen, store } from "./store.js";
 
 const DRAW_MS = 400;
 const IDLE_MS = 5000;
@@ -19,6 +21,7 @@ const nav = document.getElementById("nav");
 const link = document.getElementById("link");
 const leave = document.getElementById("leave");
 const dead = document.getElementById("dead");
+const lost = document.getElementById("lost");
 
 let page = null;
 let following = null;
@@ -85,6 +88,9 @@ function draw() {
   const words = { live: "live", polling: "polling", lost: "no connection", connecting: "…" };
   setText(link, words[store.mode]);
   setClass(link, `link ${store.mode}`);
+  lost.hidden = !following || store.mode !== "lost";
+  setText(lost, lost.hidden ? "" : `No connection to the service since ${time(store.lostAt / 1000)}. `
+    + "What is shown is of then; it goes on by itself when the service is there again.");
   dead.hidden = !store.deadLetters;
   setText(dead, store.deadLetters || "");
 }
@@ -110,11 +116,18 @@ function end(why) {
   api.useToken("");
   nav.hidden = leave.hidden = link.hidden = true;
   show(entryPage(why, enter));
+  document.getElementById("token").focus({ preventScroll: true });
 }
 
 async function enter(token) {
   api.useToken(token);
-  await api.get("api/v1/pools");
+  // The page shows all tasks: a token that may do less is told so here, not in every corner.
+  try {
+    await Promise.all([api.get("api/v1/breakers"), api.get("api/serverless/metrics")]);
+  } catch (error) {
+    api.useToken("");
+    throw error;
+  }
   begin();
 }
 
@@ -174,7 +187,9 @@ document.addEventListener("keydown", (event) => {
   field.focus();
 });
 
-api.signedOut((problem) => end(problem.message));
+api.signedOut((problem) => end(following
+  ? "You are signed out: a sign-in ends with the service that gave it, and after twelve hours."
+  : problem.message));
 listen(wish);
 window.addEventListener("hashchange", turn);
 window.addEventListener("atlatl-draw", draw);

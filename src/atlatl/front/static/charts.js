@@ -2,7 +2,7 @@
 
 import uPlot from "./vendor/uPlot.js";
 import { h, s, setText } from "./dom.js";
-import { KEPT_S } from "./store.js";
+import { KEPT_S, RECENT_S } from "./store.js";
 
 const LEAST_S = 60;
 const charts = new Set();
@@ -55,13 +55,13 @@ export function chart({ title, lines, show, height = 132 }) {
       },
       axes: [
         { ...axis, size: 20, space: 70, values: "{HH}:{mm}:{ss}", grid: { show: false } },
-        { ...axis, size: 44, space: 34, values: (_, ticks) => ticks.map((tick) => (tick === 0 ? "0" : show(tick))) },
+        { ...axis, size: 52, space: 34, values: (_, ticks) => ticks.map((tick) => (tick === 0 ? "0" : show(tick))) },
       ],
       series: [{}, ...lines.map((line) => ({
         stroke: colour(line.colour),
         width: 1.5,
         fill: line.fill ? `${colour(line.colour)}22` : undefined,
-        points: { show: false },
+        points: { show: false, size: 4, filter: lonely },
         spanGaps: false,
       }))],
     };
@@ -80,8 +80,7 @@ export function chart({ title, lines, show, height = 132 }) {
       data = [points.at, ...lines.map((line) => points[line.column])];
       plot?.setData(data);
       lines.forEach((line, i) => {
-        const column = points[line.column];
-        setText(values[i], column.length ? show(column[column.length - 1], true) : "–");
+        setText(values[i], show(newest(points[line.column])));
       });
     },
     close() {
@@ -92,6 +91,23 @@ export function chart({ title, lines, show, height = 132 }) {
   };
   charts.add(self);
   return self;
+}
+
+/** The newest value of a column, unless nothing was measured for some seconds. */
+function newest(column) {
+  return column.slice(-RECENT_S).findLast((value) => value !== null);
+}
+
+/** The points that have no line to either side: a call now and then is to be seen too. */
+function lonely(plot, series) {
+  const values = plot.data[series];
+  const [first, last] = plot.series[0].idxs ?? [0, -1];
+  const found = [];
+  for (let i = first; i <= last; i += 1) {
+    const alone = (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null;
+    if (values[i] !== null && alone) found.push(i);
+  }
+  return found.length ? found : null;
 }
 
 /** From the first point on, but never less than a minute: a second alone is no picture. */

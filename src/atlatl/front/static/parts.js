@@ -61,15 +61,30 @@ export function poolBar() {
   };
 }
 
+/** Why a pool has its size: the last step, or the last decision to take none. */
+export function whyOf(pool) {
+  if (pool.last_decision) return pool.last_decision;
+  return pool.in_use + pool.idle + pool.starting === 0 ? "nobody has called it yet"
+    : "started with its deploy; scaling has not looked at it yet";
+}
+
 /** The row of a failure: when, whose, what. */
 export function failureRow(failure) {
-  const when = h("time", {}, ago(failure.at));
-  const node = h("li", {},
-    h("a", { href: executionAddress(failure.execution_id) },
-      h("span", { class: "line" }, h("b", {}, failure.task_name), when),
-      h("span", { class: "cause" }, h("code", {}, failure.error_code), " ",
-        cut(failure.error_message, 160))));
-  return { node, update: (row) => setText(when, ago(row.at)) };
+  const when = h("time");
+  const times = h("span", { class: "muted" });
+  const message = h("span");
+  const link = h("a", {},
+    h("span", { class: "line" }, h("b", {}, failure.task_name), times, when),
+    h("span", { class: "cause" }, h("code", {}, failure.error_code), " ", message));
+  return {
+    node: h("li", {}, link),
+    update(row) {
+      link.href = executionAddress(row.execution_id);
+      setText(when, ago(row.at));
+      setText(times, row.times > 1 ? `${row.times} times` : "");
+      setText(message, cut(row.error_message, 160));
+    },
+  };
 }
 
 const TOLD = {

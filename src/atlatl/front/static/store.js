@@ -1,26 +1,22 @@
-// What is known of the service now. Events bring it, or polling where there are none; the views
-// only read it, at their own pace.
+// What is known of the service now. Events bring it, or polling where there are none (following.js);
+// the views only read it, at their own pace.
 
 import * as api from "./api.js";
 
 export const KEPT_S = 300;
+/** What is called a rate is the mean of so many seconds: that of one alone flickers. */
+export const RECENT_S = 10;
 const FAILURES = 40;
 const HAPPENINGS = 60;
-const POLL_MS = 2000;
-const REFRESH_MS = 15000;
-const TRY_AGAIN_MS = 30000;
 const SOON_MS = 300;
 const LATEST_MS = 2000;
-const SILENT_MS = 10000;
-const KINDS = [
-  "figures", "lost", "execution_finished", "execution_died", "breaker_changed", "instance_ended",
-  "start_failed", "pool_scaled", "task_deployed", "task_deleted",
-];
 
-const CALM = { calls_per_s: 0, errors_per_s: 0, p50_ms: null, p99_ms: null };
+export const CALM = { calls_per_s: 0, errors_per_s: 0, refused_per_s: 0, p50_ms: null, p99_ms: null };
 
 export const store = {
   mode: "connecting", // live, polling, or lost
+  lostAt: null,
+  known: false, // the tasks have been asked for
   tasks: new Map(),
   pools: new Map(),
   breakers: new Map(),
@@ -28,12 +24,14 @@ export const store = {
   series: new Map(),
   total: { ...CALM },
   health: {},
-  figures: {},
-  queue: {},
+  queued: null,
+  executions: null,
+  errors: null,
   deadLetters: null,
   failures: [],
   happenings: [],
-  skipped: 0,
+  window: {},
+  sinceStart: {},
   executionsChanged: 0,
 };
 
@@ -44,7 +42,7 @@ export function listen(act) {
   return () => listeners.delete(act);
 }
 
-function changed() {
+export function changed() {
   for (const act of listeners) act();
 }
 
@@ -70,17 +68,18 @@ export function poolOf(name) {
 export function seriesOf(name) {
   let points = store.series.get(name);
   if (!points) {
-    points = { at: [], calls: [], errors: [], p50: [], p99: [] };
+    points = { at: [], calls: [], errors: [], refused: [], p50: [], p99: [] };
     store.series.set(name, points);
   }
   return points;
 }
 
-function addPoint(name, at, figures) {
+export function addPoint(name, at, figures) {
   const points = seriesOf(name);
   points.at.push(at);
   points.calls.push(figures.calls_per_s);
   points.errors.push(figures.errors_per_s);
+  points.refused.push(figures.refused_per_s ?? 0);
   points.p50.push(figures.p50_ms ?? null);
   points.p99.push(figures.p99_ms ?? null);
   while (points.at.length && points.at[0] < at - KEPT_S) {
@@ -88,21 +87,68 @@ function addPoint(name, at, figures) {
   }
 }
 
+/** The newest seconds of a series as rates; null when nothing was called in them. */
+function recent(points) {
+  const { at } = points;
+  const sums = { calls: 0, errors: 0, refused: 0 };
+  const newest = { p50: null, p99: null };
+  let n = 0;
+  for (let i = at.length - 1; i >= 0 && at[i] > at[at.length - 1] - RECENT_S; i -= 1) {
+    n += 1;
+    for (const name of Object.keys(sums)) sums[name] += points[name][i];
+    for (const name of Object.keys(newest)) newest[name] ??= points[name][i];
+  }
+  if (!n || !(sums.calls || sums.refused)) return null;
+  return {
+    calls_per_s: sums.calls / n, errors_per_s: sums.errors / n, refused_per_s: sums.refused / n,
+    p50_ms: newest.p50, p99_ms: newest.p99,
+  };
+}
+
 // --- events ---
 
 function onFigures(event) {
   const at = Math.round(Date.parse(event.at) / 1000);
-  store.live = new Map(event.tasks.map((row) => [row.task_name, row]));
-  store.total = sum(event.tasks, event.service || {});
-  store.skipped = event.skipped || 0;
-  if (event.queue) store.queue = event.queue;
-  if (event.service) store.health = { ...store.health, ...event.service };
-  addPoint("", at, store.total);
+  const rows = new Map(event.tasks.map((row) => [row.task_name, row]));
+  const service = event.service || {};
+  const total = sum(event.tasks, service);
+  addPoint("", at, total);
   for (const row of event.tasks) addPoint(row.task_name, at, row);
   for (const name of store.series.keys()) {
-    if (name && !store.live.has(name)) addPoint(name, at, CALM);
+    if (name && !rows.has(name)) addPoint(name, at, CALM);
   }
-  if (store.total.calls_per_s > 0) store.executionsChanged += 1;
+  for (const [name, row] of store.live) {
+    if (!rows.has(name) && row.in_use !== undefined) rest(name, row);
+  }
+  // Of another size than it was: the reason is told with the pool.
+  if (event.tasks.some((row) => row.in_use + row.idle !== store.pools.get(row.task_name)?.total)) {
+    soon(["pools"]);
+  }
+  store.total = recent(seriesOf("")) || CALM;
+  store.live = new Map();
+  for (const name of store.series.keys()) {
+    const rates = name ? recent(store.series.get(name)) : null;
+    if (rates || rows.has(name)) store.live.set(name, { ...rows.get(name), ...(rates || CALM) });
+  }
+  tellQueue(event.queue);
+  store.health = { ...store.health, ...service };
+  store.executions = service.executions ?? store.executions;
+  store.errors = service.errors ?? store.errors;
+  if (total.calls_per_s > 0) store.executionsChanged += 1;
+}
+
+/** What is not told of any more has nothing to do: its pool is as it was, and idle. */
+function rest(name, row) {
+  store.pools.set(name, {
+    ...store.pools.get(name), in_use: 0, available: row.in_use + row.idle,
+    total: row.in_use + row.idle, starting: row.starting, waiting: 0,
+  });
+}
+
+function tellQueue(queue) {
+  if (!queue) return;
+  store.queued = queue.ready + queue.delayed;
+  store.deadLetters = queue.dead ?? queue.dead_letters;
 }
 
 function sum(rows, service) {
@@ -113,6 +159,7 @@ function sum(rows, service) {
   return {
     calls_per_s: service.calls_per_s ?? calls,
     errors_per_s: service.errors_per_s ?? rows.reduce((all, row) => all + row.errors_per_s, 0),
+    refused_per_s: service.refused_per_s ?? 0,
     p50_ms: service.p50_ms ?? weighed("p50_ms"),
     p99_ms: service.p99_ms
       ?? (calls ? rows.reduce((most, row) => Math.max(most, row.p99_ms ?? 0), 0) : null),
@@ -125,7 +172,7 @@ const TOUCHED = {
 };
 const FAILED = new Set(["error", "timeout", "crashed"]);
 
-function onEvent(kind, event) {
+export function onEvent(kind, event) {
   if (kind === "figures") onFigures(event);
   else if (kind === "execution_finished") {
     store.executionsChanged += 1;
@@ -139,11 +186,16 @@ function onEvent(kind, event) {
   changed();
 }
 
+/** The newest of each kind that a task has: one that fails all the time hides no other. */
 function addFailure(row) {
-  store.failures.unshift({
+  const failure = {
     at: row.at, task_name: row.task_name, execution_id: row.execution_id,
-    error_code: row.error_code || row.outcome, error_message: row.error_message || "",
-  });
+    error_code: row.error_code || row.outcome, error_message: row.error_message || "", times: 1,
+  };
+  const same = store.failures.findIndex((one) => one.task_name === failure.task_name
+    && one.error_code === failure.error_code);
+  if (same >= 0) failure.times += store.failures.splice(same, 1)[0].times;
+  store.failures.unshift(failure);
   store.failures.length = Math.min(store.failures.length, FAILURES);
 }
 
@@ -171,6 +223,7 @@ const byName = (rows) => new Map(rows.map((row) => [row.task_name, row]));
 const PARTS = {
   async tasks() {
     store.tasks = byName(await all("api/v1/tasks", "tasks"));
+    store.known = true;
     for (const name of store.series.keys()) {
       if (name && !store.tasks.has(name)) forget(name);
     }
@@ -187,13 +240,17 @@ const PARTS = {
       api.get("api/v1/health"),
       api.get("api/serverless/metrics", { window: "10s" }),
     ]);
-    const { memory_used_bytes, memory_limit_bytes } = figures.total;
-    store.figures = figures;
+    store.window = figures.window;
+    store.sinceStart = figures.total;
+    store.executions = figures.total.request_count;
+    store.errors = figures.total.error_count;
     store.health = {
-      ...store.health, ...health.details, status: health.status, memory_used_bytes,
-      memory_limit_bytes,
+      ...store.health, status: health.status, message: health.message,
+      uptime_s: Number(health.details.uptime_seconds),
+      instances_memory_bytes: figures.total.memory_used_bytes,
+      memory_budget_bytes: figures.total.memory_limit_bytes,
     };
-    store.deadLetters = figures.queue.dead_letters;
+    tellQueue(figures.queue);
   },
 };
 const ALL = Object.keys(PARTS);
@@ -229,135 +286,9 @@ export async function refreshFailures() {
   const found = await Promise.all(
     ["FAILED", "TIMEOUT"].map((status) => api.get("api/v1/executions", { status, limit: 15 })),
   );
-  const rows = found.flatMap((page) => page.executions).map((row) => ({
-    at: row.completed_at || row.queued_at, task_name: row.task_name,
-    execution_id: row.execution_id, error_code: row.error_code || row.status,
-    error_message: row.error_message || "",
-  }));
-  store.failures = rows.sort((a, b) => (a.at < b.at ? 1 : -1)).slice(0, FAILURES);
+  const rows = found.flatMap((page) => page.executions)
+    .map((row) => ({ ...row, at: row.completed_at || row.queued_at, outcome: row.status }));
+  store.failures = [];
+  for (const row of rows.sort((a, b) => (a.at < b.at ? -1 : 1))) addFailure(row);
   changed();
-}
-
-// --- polling, where there are no events ---
-
-let counts = new Map();
-let polledAt = 0;
-
-async function poll() {
-  await refresh();
-  const { figures } = store;
-  const now = performance.now();
-  const seconds = (now - polledAt) / 1000;
-  const before = counts;
-  counts = new Map([...store.tasks].map(([name, row]) => [name, row.execution_count]));
-  const window = figures.window;
-  store.total = {
-    calls_per_s: window.qps,
-    errors_per_s: window.error_count / window.duration_seconds,
-    ...latencies(figures.total),
-  };
-  const active = [...counts].filter(([name, count]) => count > (before.get(name) ?? count));
-  store.live = new Map();
-  if (polledAt) {
-    for (const [name, count] of active) {
-      const calls = Math.max(0, count - before.get(name)) / seconds;
-      store.live.set(name, { ...CALM, task_name: name, calls_per_s: calls });
-    }
-    await Promise.all(active.slice(0, 20).map(([name]) => pollTask(name)));
-  }
-  polledAt = now;
-  store.executionsChanged += 1;
-  store.queue = figures.queue;
-  const at = Math.round(Date.now() / 1000);
-  addPoint("", at, store.total);
-  for (const [name, row] of store.live) addPoint(name, at, row);
-  await refreshFailures();
-}
-
-async function pollTask(name) {
-  const figures = await api.get("api/serverless/metrics", { window: "10s", task: name });
-  Object.assign(store.live.get(name), {
-    errors_per_s: figures.window.error_count / figures.window.duration_seconds,
-    ...latencies(figures.total),
-  });
-}
-
-/** Since the start: those of a window are told by events alone. */
-function latencies({ p50_latency_ms, p99_latency_ms }) {
-  return { p50_ms: p50_latency_ms, p99_ms: p99_latency_ms };
-}
-
-// --- connected ---
-
-function setMode(mode) {
-  if (store.mode === mode) return;
-  store.mode = mode;
-  changed();
-}
-
-const sleep = (ms, signal) => new Promise((done) => {
-  const timer = setTimeout(done, ms);
-  signal.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
-});
-
-/** Follows the service until `signal` says to stop: by events, else by polling. */
-export async function follow(signal) {
-  let wait = 500;
-  while (!signal.aborted) {
-    try {
-      await followEvents(signal, () => { wait = 500; });
-    } catch (error) {
-      if (signal.aborted || error.status === 401) return;
-      if (error instanceof api.Problem && [404, 405, 501].includes(error.status)) {
-        await pollFor(TRY_AGAIN_MS, signal);
-        continue;
-      }
-    }
-    if (signal.aborted) return;
-    setMode("lost");
-    await sleep(wait, signal);
-    wait = Math.min(wait * 2, 10000);
-  }
-}
-
-async function followEvents(signal, onOpen) {
-  const own = new AbortController();
-  const stop = () => own.abort();
-  signal.addEventListener("abort", stop, { once: true });
-  let heard = performance.now();
-  // Figures come each second: a long silence is a connection that nobody has told of its end.
-  const watch = setInterval(() => {
-    if (performance.now() - heard > SILENT_MS) own.abort();
-  }, 1000);
-  const again = setInterval(() => document.hidden || soon(), REFRESH_MS);
-  try {
-    await api.events(`api/v1/events?kinds=${KINDS.join(",")}`, own.signal, (kind, event) => {
-      heard = performance.now();
-      onEvent(kind, event);
-    }, () => {
-      onOpen();
-      heard = performance.now();
-      setMode("live");
-      refresh().then(refreshFailures).catch(() => {});
-    });
-  } finally {
-    clearInterval(watch);
-    clearInterval(again);
-    signal.removeEventListener("abort", stop);
-  }
-}
-
-async function pollFor(ms, signal) {
-  const ends = performance.now() + ms;
-  while (!signal.aborted && performance.now() < ends) {
-    try {
-      await poll();
-      setMode("polling");
-    } catch (error) {
-      if (error.status === 401) return;
-      setMode("lost");
-    }
-    changed();
-    await sleep(POLL_MS, signal);
-  }
 }

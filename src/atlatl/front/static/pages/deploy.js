@@ -4,8 +4,9 @@ import * as api from "../api.js";
 import { h, note, put, setText } from "../dom.js";
 import { bytes } from "../format.js";
 import { taskAddress } from "../parts.js";
-import { soon } from "../store.js";
+import { soon, store } from "../store.js";
 
+const KINDS = /\.(py|zip)$/i;
 let dropped = null;
 
 /** Keeps a file for the form; the page is shown after it. */
@@ -31,6 +32,7 @@ export function deployPage(query) {
     id: "deploy-settings", rows: "4", spellcheck: "false", autocomplete: "off",
     placeholder: '{"timeout_ms": 5000, "pool": {"max_size": 4}}',
   });
+  const secret = h("p", { class: "muted hint", hidden: true });
   const go = h("button", { type: "submit", class: "primary", id: "deploy-go" }, "Deploy");
   const outcome = h("div", { role: "status", "aria-live": "polite" });
   const field = (label, node, hint) => [h("label", { for: node.id }, label), node,
@@ -40,7 +42,7 @@ export function deployPage(query) {
       h("strong", {}, "Drop a file here, or choose one"), chosen, input),
     field("Name", name),
     field("Handler", handler, "file:function; empty takes main"),
-    field("Settings", settings, "JSON as in the documentation; empty takes the defaults"),
+    field("Settings", settings, "JSON as in the documentation; empty takes the defaults"), secret,
     h("div", { class: "actions" }, go));
   const node = h("div", { class: "page narrow" },
     h("div", { class: "title" }, h("h1", {}, "Deploy")),
@@ -48,9 +50,14 @@ export function deployPage(query) {
 
   function choose(next) {
     if (!next) return;
+    if (!KINDS.test(next.name)) {
+      fail(`${next.name} is neither a .py file nor a .zip; put a directory into a .zip.`);
+      return;
+    }
+    put(outcome);
     file = next;
     setText(chosen, `${file.name}, ${bytes(file.size)}`);
-    if (!name.value) name.value = file.name.replace(/\.(py|zip)$/, "");
+    if (!name.value) name.value = file.name.replace(KINDS, "");
   }
 
   function wanted() {
@@ -100,8 +107,30 @@ export function deployPage(query) {
     name.focus();
   }
 
+  let known = !name.value;
+
+  /** A deploy sets all settings anew: those of a task that is deployed again stand there. */
+  function remember() {
+    const task = known ? null : store.tasks.get(name.value);
+    if (!task) return;
+    known = true;
+    const { env, ...kept } = task.settings;
+    if (!settings.value && Object.keys(kept).length) settings.value = JSON.stringify(kept, null, 2);
+    secret.hidden = !env;
+    setText(secret, env ? `It has values in env (${Object.keys(env).join(", ")}), which are not `
+      + "told: write them again." : "");
+  }
+
   takeDropped();
-  return { node, title: "Deploy", update: takeDropped, close() {} };
+  return {
+    node,
+    title: "Deploy",
+    update() {
+      takeDropped();
+      remember();
+    },
+    close() {},
+  };
 }
 
 /** Lets a file be dropped anywhere: it opens the form with it. */
@@ -120,6 +149,7 @@ export function watchDrops() {
     sign.hidden = true;
     const file = event.dataTransfer.files[0];
     if (!file) return;
+    if (event.dataTransfer.files.length > 1) note("One file at a time: several go into a .zip.");
     take(file);
     if (!location.hash.startsWith("#/deploy")) location.hash = "#/deploy";
     else window.dispatchEvent(new Event("atlatl-draw"));

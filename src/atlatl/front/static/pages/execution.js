@@ -9,6 +9,7 @@ const EVERY_MS = 1000;
 const ENDED = new Set(["COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"]);
 const MOST_LINES = 2000;
 const MOST_TEXT = 100000;
+const TEXTUAL = /^text\/|json|xml|javascript/i;
 
 export function executionPage(id) {
   const status = badge("");
@@ -21,16 +22,15 @@ export function executionPage(id) {
   const stop = h("button", {
     type: "button", class: "danger", hidden: true, on: { click: acting(cancel) },
   }, "Cancel it");
+  const parts = h("div", { class: "split" },
+    h("section", { class: "panel" }, h("h2", {}, "Timeline"), summary, steps),
+    h("div", { class: "stack" },
+      h("section", { class: "panel" }, h("h2", {}, "Record"), record),
+      h("section", { class: "panel" }, h("h2", {}, "Result"), result)));
   const node = h("div", { class: "page" },
     h("div", { class: "title" }, h("h1", { class: "id" }, id), status.node,
       h("span", { class: "actions" }, stop)),
-    cause,
-    h("div", { class: "split" },
-      h("section", { class: "panel" }, h("h2", {}, "Timeline"), summary, steps),
-      h("div", { class: "stack" },
-        h("section", { class: "panel" }, h("h2", {}, "Record"), record),
-        h("section", { class: "panel" }, h("h2", {}, "Result"), result))),
-    logs.node);
+    cause, parts, logs.node);
   const base = `api/v1/executions/${api.segment(id)}`;
   let timer = null;
   let closed = false;
@@ -50,17 +50,26 @@ export function executionPage(id) {
 
   async function load() {
     clearTimeout(timer);
-    let row;
+    // Without an answer it is asked again too: perhaps the service comes back.
+    let again = true;
     try {
-      row = await api.get(base);
+      const row = await api.get(base);
+      if (closed) return;
+      show(row);
+      await Promise.all([loadSteps(row), loadLogs(row), loadResult(row)]);
+      again = !ENDED.has(row.status);
     } catch (error) {
-      put(steps, h("li", { class: "bad" }, error.message));
-      return;
+      if (error.status === 401) return;
+      if (error.status) fail(error);
+      again = !error.status;
     }
-    if (closed) return;
-    show(row);
-    await Promise.all([loadSteps(row), loadLogs(), loadResult(row)]);
-    if (!closed && !ENDED.has(row.status)) timer = setTimeout(load, EVERY_MS);
+    if (!closed && again) timer = setTimeout(load, EVERY_MS);
+  }
+
+  function fail(error) {
+    put(cause, error.message);
+    cause.hidden = false;
+    parts.hidden = logs.node.hidden = error.status === 404;
   }
 
   function show(row) {
@@ -70,7 +79,7 @@ export function executionPage(id) {
     if (row.error_code) put(cause, h("code", {}, row.error_code), " ", cut(row.error_message, 2000));
     put(record, facts([
       ["Task", h("a", { href: taskAddress(row.task_name) }, row.task_name)],
-      ["Function", `${row.function_name}, version ${row.version}`],
+      ["Function", row.version ? `${row.function_name}, version ${row.version}` : row.function_name],
       ["Mode", `${row.mode}, attempt ${row.attempt}`],
       ["Accepted", date(row.queued_at)],
       ["Waited", milliseconds(row.queue_time_ms)],
@@ -87,7 +96,8 @@ export function executionPage(id) {
     let told;
     try {
       told = await api.get(`${base}/explain`);
-    } catch {
+    } catch (error) {
+      if (!error.status) throw error;
       told = { summary: "", steps: ofRecord(row) };
     }
     if (closed) return;
@@ -96,11 +106,12 @@ export function executionPage(id) {
     put(steps, told.steps.map((each) => step(each, row.status)));
   }
 
-  async function loadLogs() {
+  async function loadLogs(row) {
     try {
       const told = await api.get(`${base}/logs`);
-      logs.show(told);
+      logs.show(told, ENDED.has(row.status));
     } catch (error) {
+      if (!error.status) throw error;
       logs.fail(error.message);
     }
   }
@@ -108,6 +119,11 @@ export function executionPage(id) {
   async function loadResult(row) {
     if (!ENDED.has(row.status)) return setText(result, "Not yet.");
     const answer = await api.ask(`${base}/result`);
+    const type = answer.headers.get("Content-Type") || "";
+    if (!TEXTUAL.test(type)) {
+      const { size } = await answer.blob();
+      return setText(result, `${bytes(size)} of ${type || "no stated type"}`);
+    }
     const text = cut(await answer.text(), MOST_TEXT);
     let shown = text;
     try {
@@ -172,6 +188,7 @@ function logPanel() {
   const node = h("section", { class: "panel" },
     h("div", { class: "toolbar" }, h("h2", {}, "Log"), find, told), place, traceback);
   let lines = [];
+  let ended = false;
 
   function draw() {
     const text = find.value.toLowerCase();
@@ -180,12 +197,14 @@ function logPanel() {
     setText(told, text ? `${found.length} of ${all}` : all);
     const shown = found.slice(-MOST_LINES);
     put(place, shown.length ? shown.map((line) => h("span", { class: "text" }, `${line}\n`))
-      : "It printed nothing.");
+      : lines.length ? "" : ended ? "It printed nothing."
+        : "What it prints is here when it has ended.");
   }
 
   return {
     node,
-    show(answer) {
+    show(answer, hasEnded) {
+      ended = hasEnded;
       if (answer.lines.length !== lines.length || !lines.length) {
         lines = answer.lines;
         draw();

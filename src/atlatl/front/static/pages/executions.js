@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { acting, h, keep, note, setText } from "../dom.js";
-import { ago, cut, milliseconds } from "../format.js";
+import { ago, cut, milliseconds, moment } from "../format.js";
 import { badge, executionAddress, taskAddress } from "../parts.js";
 import { store } from "../store.js";
 
@@ -20,22 +20,26 @@ export function executionTable({ task = "", status = "", text = () => "", limit 
     h("thead", {}, h("tr", {}, names.filter(Boolean).map((each) =>
       h("th", { scope: "col" }, each)))), body);
   const empty = h("p", { class: "empty", hidden: true }, "There are none.");
-  const node = h("div", {}, h("div", { class: "scroll" }, table), empty);
+  const said = h("p", { class: "muted", role: "status" });
+  const node = h("div", {}, h("div", { class: "scroll" }, table), empty, said);
   let newest = [];
   let older = [];
   let next = null;
   let asked = 0;
   let timer = null;
   let asking = false;
+  let heard = false;
 
   function draw() {
     const wanted = text().trim().toLowerCase();
     const known = new Set(newest.map((row) => row.execution_id));
-    let all = [...newest, ...older.filter((row) => !known.has(row.execution_id))];
-    if (wanted) all = all.filter((row) => searched(row).includes(wanted));
-    keep(body, rows, all, (row) => row.execution_id, () => executionRow(withTask));
-    empty.hidden = all.length > 0 || !asked;
-    table.hidden = all.length === 0;
+    const all = [...newest, ...older.filter((row) => !known.has(row.execution_id))];
+    const found = wanted ? all.filter((row) => searched(row).includes(wanted)) : all;
+    keep(body, rows, found, (row) => row.execution_id, () => executionRow(withTask));
+    empty.hidden = found.length > 0 || !heard;
+    table.hidden = found.length === 0;
+    setText(said, wanted ? `${found.length} of the ${all.length} that are loaded`
+      + `${next ? "; there are older ones" : ""}` : "");
   }
 
   async function load() {
@@ -45,9 +49,14 @@ export function executionTable({ task = "", status = "", text = () => "", limit 
       const page = await api.get("api/v1/executions", { task, status, limit });
       newest = page.executions;
       if (!older.length) next = page.next_start_after;
+      heard = true;
       draw();
     } catch (error) {
-      if (error.status !== 404) note(error.message, "bad");
+      // That there is no connection is said already; that there is no such task, by the table.
+      if (error.status && ![401, 404].includes(error.status)) note(error.message, "bad");
+      heard = error.status === 404;
+      if (heard) newest = [];
+      draw();
     } finally {
       asking = false;
     }
@@ -108,7 +117,8 @@ function executionRow(withTask) {
       status.update(row.status);
       setText(cells.when, ago(row.queued_at));
       setText(cells.waited, milliseconds(row.queue_time_ms));
-      setText(ran, milliseconds(row.execution_time_ms));
+      setText(ran, row.status === "RUNNING" ? `${since(row.started_at)} so far`
+        : milliseconds(row.execution_time_ms));
       cold.hidden = !row.cold_start;
       setText(code, row.error_code || "");
       code.hidden = !row.error_code;
@@ -116,6 +126,10 @@ function executionRow(withTask) {
         : row.attempt > 1 ? `attempt ${row.attempt}` : "");
     },
   };
+}
+
+function since(at) {
+  return milliseconds(Math.max(0, Date.now() - moment(at)));
 }
 
 export function executionsPage(query) {

@@ -3,9 +3,11 @@
 import * as api from "../api.js";
 import { chart } from "../charts.js";
 import { acting, ask, h, keep, note, put, setText } from "../dom.js";
-import { NONE, ago, bytes, count, date, duration, milliseconds, percent, rate } from "../format.js";
-import { badge, breakerTone, breakerWord, facts, poolBar, setBreaker } from "../parts.js";
-import { liveOf, poolOf, seriesOf, soon, store } from "../store.js";
+import { NONE, ago, bytes, count, cut, date, duration, milliseconds, percent, rate } from "../format.js";
+import {
+  badge, breakerTone, breakerWord, facts, poolBar, setBreaker, whyOf,
+} from "../parts.js";
+import { liveOf, poolOf, refresh, seriesOf, soon, store } from "../store.js";
 import { executionTable } from "./executions.js";
 import { tryIt } from "./trying.js";
 
@@ -59,7 +61,7 @@ export function taskPage(name) {
     title: name,
     update() {
       const task = store.tasks.get(name);
-      gone.hidden = Boolean(task) || store.mode === "connecting";
+      gone.hidden = Boolean(task) || !store.known;
       body.hidden = !task;
       if (!task) return;
       state.update(task.state);
@@ -108,13 +110,15 @@ function figures(name) {
   const names = [["calls", "Calls"], ["errors", "Errors"], ["p50", "p50"], ["p99", "p99"],
     ["executions", "Executions"]];
   const values = Object.fromEntries(names.map(([key]) => [key, h("dd", {}, NONE)]));
+  const refused = h("dd", { class: "more bad" });
   const node = h("dl", { class: "tiles" }, names.map(([key, label]) => h("div", { class: "tile" },
-    h("dt", {}, label), values[key])));
+    h("dt", {}, label), values[key], key === "calls" ? refused : null)));
   return {
     node,
     update() {
       const live = liveOf(name);
       setText(values.calls, `${rate(live.calls_per_s)}/s`);
+      setText(refused, live.refused_per_s ? `${rate(live.refused_per_s)}/s refused` : "");
       setText(values.errors, percent(live.errors_per_s, live.calls_per_s));
       values.errors.classList.toggle("bad", live.errors_per_s > 0);
       setText(values.p50, milliseconds(live.p50_ms));
@@ -149,11 +153,9 @@ function poolPanel(name) {
   async function look() {
     if (document.hidden) return;
     try {
-      const [{ instances }, { breakers }] = await Promise.all([
-        api.get("api/v1/instances"), api.get("api/v1/breakers"),
+      const [{ instances }] = await Promise.all([
+        api.get("api/v1/instances"), refresh(["pools", "breakers"]),
       ]);
-      const breaker = breakers.find((row) => row.task_name === name);
-      if (breaker) store.breakers.set(name, breaker);
       const own = instances.filter((row) => row.task_name === name).slice(0, 12);
       keep(body, rows, own, (row) => row.instance_id, instanceRow);
       table.hidden = own.length === 0;
@@ -170,8 +172,7 @@ function poolPanel(name) {
     update() {
       const pool = poolOf(name);
       bar.update(pool);
-      setText(why, pool.last_decision ? `Why this size: ${pool.last_decision}`
-        : "Its size has not been decided on yet: the first call starts an instance.");
+      setText(why, `Why this size: ${whyOf(pool)}`);
       const facts_now = [
         ["Mean wait", milliseconds(pool.avg_wait_ms)],
         ["p95 wait", milliseconds(pool.p95_wait_ms)],
@@ -194,7 +195,8 @@ function instanceRow() {
   return {
     node: h("tr", {}, cells),
     update(row) {
-      setText(cells[0], `${row.instance_id} · pid ${row.pid}`);
+      setText(cells[0], `${cut(row.instance_id, 8)} pid ${row.pid}`);
+      cells[0].title = row.instance_id;
       state.update(row.state);
       setText(cells[2], count(row.uses));
       setText(cells[3], row.memory_bytes ? bytes(row.memory_bytes) : NONE);
@@ -242,8 +244,9 @@ function sentence(row) {
   if (row.mode === "disabled") return "Switched off: it admits every call until it is reset.";
   if (row.mode === "forced_open") return "Held open by hand: calls are refused until it is reset.";
   if (row.state === "open") {
-    const left = row.retry_after_s ? `; the next probe in ${duration(row.retry_after_s)}` : "";
-    return `Calls are refused, because too many failed one after the other${left}.`;
+    const next = row.retry_after_s ? `the next probe in ${duration(row.retry_after_s)}`
+      : "the next call is let through as a probe";
+    return `Calls are refused, because too many failed; ${next}.`;
   }
   if (row.state === "half-open") return "A probe decides whether calls are admitted again.";
   return "Calls are admitted.";

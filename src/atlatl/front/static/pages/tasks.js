@@ -1,20 +1,24 @@
 // The first page: how the service does, what fails, and all tasks.
 
 import { chart, spark } from "../charts.js";
-import { h, keep, setText } from "../dom.js";
-import { bytes, count, duration, milliseconds, percent, rate } from "../format.js";
+import { acting, h, keep, setText } from "../dom.js";
+import { NONE, bytes, count, duration, milliseconds, percent, rate } from "../format.js";
 import {
-  badge, breakerTone, breakerWord, failureRow, happeningRow, poolBar, taskAddress,
+  badge, breakerTone, breakerWord, failureRow, happeningRow, poolBar, setBreaker, taskAddress,
+  whyOf,
 } from "../parts.js";
 import { liveOf, poolOf, seriesOf, store } from "../store.js";
 
 const PER_PAGE = 50;
+// "task-9" stands before "task-10".
+const byName = new Intl.Collator("en", { numeric: true }).compare;
+const most = (value) => (a, b) => value(b) - value(a) || byName(a.name, b.name);
 const SORTS = {
-  name: (a, b) => a.name.localeCompare(b.name),
-  calls: (a, b) => b.live.calls_per_s - a.live.calls_per_s || a.name.localeCompare(b.name),
-  errors: (a, b) => b.live.errors_per_s - a.live.errors_per_s || a.name.localeCompare(b.name),
-  p99: (a, b) => (b.live.p99_ms ?? -1) - (a.live.p99_ms ?? -1) || a.name.localeCompare(b.name),
-  pool: (a, b) => (b.pool.total ?? 0) - (a.pool.total ?? 0) || a.name.localeCompare(b.name),
+  name: (a, b) => byName(a.name, b.name),
+  calls: most((row) => row.live.calls_per_s),
+  errors: most((row) => row.live.errors_per_s),
+  p99: most((row) => row.live.p99_ms ?? -1),
+  pool: most((row) => row.pool.in_use + row.pool.idle + row.pool.starting),
 };
 
 // Stays while one looks at other pages.
@@ -36,7 +40,7 @@ export function tasksPage() {
       { name: "p99", column: "p99", colour: "--series-c" },
     ],
   });
-  const trouble = list("What failed", failureRow, (row) => row.execution_id + row.at,
+  const trouble = list("What failed", failureRow, (row) => `${row.error_code} ${row.task_name}`,
     "Nothing has failed.");
   const happened = list("What happened", happeningRow,
     (row) => `${row.kind} ${row.task_name} ${row.at}`, "Nothing since this page was opened.");
@@ -67,8 +71,8 @@ export function tasksPage() {
 
 function figures() {
   const names = [
-    ["calls", "Calls"], ["errors", "Errors"], ["latency", "p50 / p99"], ["instances", "Instances"],
-    ["waiting", "Waiting"], ["memory", "Memory"], ["uptime", "Up"],
+    ["calls", "Calls"], ["errors", "Errors"], ["refused", "Refused"], ["latency", "p50 / p99"],
+    ["instances", "Instances"], ["waiting", "Waiting"], ["memory", "Memory"], ["uptime", "Up"],
   ];
   const values = Object.fromEntries(names.map(([key]) => [key, h("dd", {}, "–")]));
   const details = Object.fromEntries(names.map(([key]) => [key, h("dd", { class: "more" })]));
@@ -85,25 +89,30 @@ function figures() {
       const pools = [...store.tasks.keys()].map(poolOf);
       const all = (name) => pools.reduce((sum, pool) => sum + (pool[name] || 0), 0);
       const open = [...store.breakers.values()].filter((one) => one.state !== "closed").length;
-      tell("calls", `${rate(total.calls_per_s)}/s`, `${count(executions())} since the start`);
+      tell("calls", `${rate(total.calls_per_s)}/s`, `${count(store.executions)} since the start`);
       tell("errors", percent(total.errors_per_s, total.calls_per_s),
-        open ? `${open} breaker${open > 1 ? "s" : ""} not closed` : "all breakers closed");
+        `${count(store.errors)} since the start`);
       values.errors.classList.toggle("bad", total.errors_per_s > 0);
-      details.errors.classList.toggle("bad", open > 0);
-      tell("latency", `${milliseconds(total.p50_ms)} / ${milliseconds(total.p99_ms)}`,
-        store.mode === "polling" ? "since the start" : "this second");
+      tell("refused", `${rate(total.refused_per_s)}/s`,
+        open ? `${open} breaker${open > 1 ? "s" : ""} not closed` : "all breakers closed");
+      values.refused.classList.toggle("bad", total.refused_per_s > 0);
+      details.refused.classList.toggle("bad", open > 0);
+      const p99 = milliseconds(total.p99_ms);
+      const p50 = milliseconds(total.p50_ms);
+      tell("latency", `${p99.endsWith(" ms") ? p50.replace(" ms", "") : p50} / ${p99}`,
+        store.mode === "polling" ? "since the start" : "newest second");
       tell("instances", count(all("in_use") + all("idle")),
-        `${all("in_use")} busy · ${all("idle")} idle · ${all("starting")} starting`);
-      tell("waiting", count(all("waiting")), `${count(store.queue.depth ?? 0)} in the queue`);
-      tell("memory", bytes(health.memory_used_bytes), `of ${bytes(health.memory_limit_bytes)}`);
-      tell("uptime", health.uptime_seconds ? duration(Number(health.uptime_seconds)) : "–",
+        [`${all("in_use")} busy`, `${all("idle")} idle`,
+          all("starting") ? `${all("starting")} starting` : ""].filter(Boolean).join(" · "));
+      tell("waiting", count(all("waiting")), `${count(store.queued)} queued`);
+      tell("memory", bytes(health.instances_memory_bytes),
+        `of ${bytes(health.memory_budget_bytes)} for instances`);
+      tell("uptime", health.uptime_s === undefined ? NONE : duration(health.uptime_s),
         health.status || "");
+      details.uptime.title = health.message || "";
+      details.uptime.classList.toggle("bad", Boolean(health.status) && health.status !== "healthy");
     },
   };
-}
-
-function executions() {
-  return store.health.total_executions ?? null;
 }
 
 function list(title, make, key, nothing) {
@@ -144,11 +153,12 @@ function taskTable() {
     h("thead", {}, h("tr", {}, heads.map((each) => each.node))), body);
   const empty = h("p", { class: "empty" }, "Nothing is deployed. ",
     h("a", { href: "#/deploy" }, "Deploy a function"), ", or drop a .py file anywhere.");
+  const none = h("p", { class: "empty" }, "No task is like that.");
   const pager = pages(update);
   const node = h("section", { class: "panel" },
     h("div", { class: "toolbar" }, search, h("label", { class: "check" }, trouble, "Only trouble"),
       summary, pager.node),
-    h("div", { class: "scroll" }, table), empty);
+    h("div", { class: "scroll" }, table), none, empty);
 
   function update() {
     const text = chosen.text.trim().toLowerCase();
@@ -167,16 +177,22 @@ function taskTable() {
     pager.update(chosen.page, most);
     setText(summary, found.length === known ? `${known} task${known === 1 ? "" : "s"}`
       : `${found.length} of ${known}`);
-    table.hidden = known === 0;
-    empty.hidden = known > 0 || store.mode === "connecting";
+    table.hidden = found.length === 0;
+    empty.hidden = known > 0 || !store.known;
+    none.hidden = known === 0 || found.length > 0;
     for (const each of heads) each.update();
   }
   return { node, update };
 }
 
 function isTrouble({ live, breaker, pool, task }) {
-  return live.errors_per_s > 0 || (breaker && breaker.state !== "closed") || pool.waiting > 0
-    || task.state === "ERROR";
+  return live.errors_per_s > 0 || live.refused_per_s > 0 || pool.waiting > 0
+    || isHeld(breaker) || task.state === "ERROR";
+}
+
+function isHeld(breaker) {
+  return Boolean(breaker) && breaker.mode !== "disabled"
+    && (breaker.state !== "closed" || breaker.mode === "forced_open");
 }
 
 function head(name, key, again) {
@@ -216,31 +232,40 @@ function taskRow({ name }) {
     p50: h("td", { class: "number", "data-label": "p50" }),
     p99: h("td", { class: "number", "data-label": "p99" }),
   };
+  const called = h("span");
+  const refused = h("span", { class: "why warn" });
+  cells.calls.append(called, refused);
+  const reset = h("button", {
+    type: "button", class: "small", "aria-label": `Reset the breaker of ${name}`, hidden: true,
+    on: { click: acting(() => setBreaker(name, "reset")) },
+  }, "Reset");
   const line = spark();
   const pool = poolBar();
   const why = h("span", { class: "why" });
   const breaker = badge("");
   const version = h("span", { class: "muted" });
   const node = h("tr", {},
-    h("th", { scope: "row" }, h("a", { href: taskAddress(name) }, name), " ", version),
+    h("th", { scope: "row" }, h("a", { href: taskAddress(name), title: name }, name), " ", version),
     cells.calls, h("td", { class: "sparks" }, line.node), cells.errors, cells.p50, cells.p99,
     h("td", { class: "pools", "data-label": "Pool" }, pool.node, why),
-    h("td", { "data-label": "Breaker" }, breaker.node));
+    h("td", { class: "breakers", "data-label": "Breaker" }, breaker.node, " ", reset));
   return {
     node,
     update(row) {
       const { live } = row;
       setText(version, `v${row.task.version}`);
-      setText(cells.calls, live.calls_per_s ? `${rate(live.calls_per_s)}/s` : "0");
+      setText(called, live.calls_per_s ? `${rate(live.calls_per_s)}/s` : "0");
+      setText(refused, live.refused_per_s ? `${rate(live.refused_per_s)}/s refused` : "");
       setText(cells.errors, percent(live.errors_per_s, live.calls_per_s));
       cells.errors.classList.toggle("bad", live.errors_per_s > 0);
       setText(cells.p50, milliseconds(live.p50_ms));
       setText(cells.p99, milliseconds(live.p99_ms));
       if (store.series.has(name)) line.update(seriesOf(name).calls);
       pool.update(row.pool);
-      setText(why, row.pool.last_decision || "");
-      why.title = row.pool.last_decision || "";
+      setText(why, whyOf(row.pool));
+      why.title = whyOf(row.pool);
       breaker.update(breakerWord(row.breaker), breakerTone(row.breaker));
+      reset.hidden = !isHeld(row.breaker);
     },
   };
 }
