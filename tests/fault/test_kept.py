@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,11 +88,16 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """Refuses namespaces and mounts, as the engines of containers do."""
 
 
-def found(
-    data_dir: Path, *before: str, python: Sequence[str] = (sys.executable,)
-) -> dict[str, Any]:
+def found(data_dir: Path, *before: str, first: Sequence[str] = ()) -> dict[str, Any]:
+    """What a runtime keeps and its instances see, with a Python that any user may run.
+
+    Args:
+        data_dir: of the runtime.
+        before: the command that starts Python.
+        first: arguments of Python, which has to start it once more.
+    """
     done = subprocess.run(
-        [*before, *python, "-c", ASKS, data_dir],
+        [*before, python(), *first, "-c", ASKS, data_dir],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         capture_output=True,
@@ -135,7 +139,7 @@ def test_an_ordinary_user_in_a_container_has_rules_and_a_filter(place: Path) -> 
     data_dir.mkdir(0o700)
     os.chown(data_dir, NOBODY, NOBODY)
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    kept = found(data_dir, *user, python=[python(), "-c", FILTERED])["kept"]
+    kept = found(data_dir, *user, first=["-c", FILTERED])["kept"]
     assert (kept.uids, kept.as_root, kept.mounts, kept.network_namespaces) == (False,) * 4
     assert kept.seccomp
     assert kept.landlock == found(place / "all")["kept"].landlock

@@ -103,8 +103,9 @@ def _check_shown(pending: Pending, outcome: Outcome | None) -> None:
     assert outcome.run_s >= 0.0
     call = Call(execution_id=pending.execution_id, task_name="puppet", payload=_NOTHING)
     execution = make_execution(call, outcome)
-    answer = outcomes.answer(execution)
-    b"".join(b"%b: %b" % pair for pair in answer.raw_headers)
+    for sandbox in (False, True):
+        answer = outcomes.answer(execution, sandbox=sandbox)
+        b"".join(b"%b: %b" % pair for pair in answer.raw_headers)
     codec.invoked(execution).SerializeToString()
     codec.execution_status(execution, include_logs=True).SerializeToString()
     codec.stream_end(execution, with_result=True).SerializeToString()
