@@ -94,15 +94,20 @@ def _pair(number: int, size: Size) -> Measured:
 
 def cpu_us(service: Service, task: str, target: Target, seconds: float) -> float:
     """CPU time of the service and the one instance together, by call."""
+    return per_call_us(*used(service, task, target, seconds))
+
+
+def used(service: Service, task: str, target: Target, seconds: float) -> tuple[float, int]:
+    """CPU seconds of the service and the one instance together, and the calls that took them."""
     pids = [service.pid, *service.instance_pids(task)]
     if len(pids) != 2:
         raise Wrong(f"{task} has {len(pids) - 1} instances instead of one")
     before = _used_s(pids, task)
     done = load(target, CONNECTIONS, seconds)
-    used = _used_s(pids, task) - before
+    used_s = _used_s(pids, task) - before
     if pids[1:] != service.instance_pids(task):
         raise Wrong(f"the instance of {task} was replaced under load")
-    return per_call_us(used, done.calls)
+    return used_s, done.calls
 
 
 def _used_s(pids: Sequence[int], task: str) -> float:
