@@ -201,6 +201,12 @@ def test_each_redirect_is_looked_up_and_checked_anew_d105() -> None:
     assert len(net.requests) == 1
 
 
+@pytest.mark.parametrize("text", ["http://[::1", "http://[fe80::1%\udce3]/x"])
+def test_what_is_no_url_is_refused_by_name(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no URL"):
+        Net({}).fetch(text, "a.test")
+
+
 def test_a_redirect_to_what_is_no_url_is_the_hosts_fault() -> None:
     net = Net({"a.test": [[PUBLIC]]})
     net.answer = lambda _: httpx.Response(307, headers={"location": "s:////["})

@@ -266,6 +266,7 @@ async def test_a_listed_name_may_lead_to_a_private_address() -> None:
         ("/elsewhere", " (to https://example.org/elsewhere)"),
         ("http://user:secret@a.test/", " (to no http(s) URL)"),
         ("file:///etc/passwd", " (to no http(s) URL)"),
+        ("s:////[", " (to no http(s) URL)"),
         (None, ""),
     ],
 )

@@ -181,7 +181,7 @@ def _target(url: httpx.URL, location: str | None) -> str:
         return ""
     try:
         return f" (to {shown(proper(url.join(location), 'its target'))})"
-    except (InvalidRequest, httpx.InvalidURL):
+    except (InvalidRequest, httpx.InvalidURL, ValueError):
         return " (to no http(s) URL)"
 
 

@@ -172,10 +172,9 @@ def parsed(text: str, what: str) -> httpx.URL:
     if len(text) > MAX_URL_CHARS:
         raise InvalidRequest(f"{what} {text[:200]!r}... has more than {MAX_URL_CHARS} characters")
     try:
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+        return proper(httpx.URL(text), what)
+    except (httpx.InvalidURL, ValueError) as error:
         raise InvalidRequest(f"{what} {text[:200]!r} is no URL: {error}") from None
-    return proper(url, what)
 
 
 def proper(url: httpx.URL, what: str) -> httpx.URL:
