@@ -178,7 +178,12 @@ def parsed(text: str, what: str) -> httpx.URL:
 
 
 def proper(url: httpx.URL, what: str) -> httpx.URL:
-    """The URL itself; raises InvalidRequest as `parsed` does."""
+    """The URL itself.
+
+    Raises:
+        InvalidRequest: as `parsed` does.
+        ValueError: its host is none that could be looked up.
+    """
     if url.scheme not in PORTS or not url.raw_host:  # `host` fails at punycode that is none
         raise InvalidRequest(f"{what} {shown(url)!r} is no http(s) URL with a host")
     if url.port is not None and not 0 < url.port < 65536:

@@ -123,7 +123,7 @@ def _total_bytes(meminfo: Path) -> int:
 
 
 def _limit_bytes(path: Path) -> list[int]:
-    """None when there is no such file, or no limit in it."""
+    """Empty when there is no such file, or no limit in it."""
     try:
         text = path.read_text().strip()
     except OSError:
