@@ -34,7 +34,10 @@ def python() -> str:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     of_the_system = shutil.which(version, path="/usr/bin:/usr/local/bin")
     if of_the_system is not None:
-        made = _environment(of_the_system)
+        directory = Path(tempfile.mkdtemp(prefix="atlatl-python-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        directory.chmod(0o755)
+        made = environment(of_the_system, directory)
         if _works(made):
             return made
     pytest.skip(f"an ordinary user can neither run {sys.executable} nor a {version} of the system")
@@ -49,13 +52,13 @@ def _works(executable: str) -> bool:
     return done.returncode == 0
 
 
-def _environment(executable: str) -> str:
-    """A virtual environment that shares the packages of the present one."""
-    directory = Path(tempfile.mkdtemp(prefix="atlatl-python-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    directory.chmod(0o755)
+def environment(executable: str, directory: Path, *others: Path) -> str:
+    """The Python of a virtual environment made there.
+
+    It has the packages of the one that runs the tests, and before them those in `others`.
+    """
     subprocess.run([executable, "-m", "venv", "--without-pip", directory], check=True)
     [site] = directory.glob("lib/python*/site-packages")
-    packages = sysconfig.get_path("purelib")
-    (site / "shared.pth").write_text(f"{packages}\n{ROOT / 'src'}\n")
+    paths = [*others, sysconfig.get_path("purelib"), ROOT / "src"]
+    (site / "shared.pth").write_text("".join(f"{path}\n" for path in paths))
     return str(directory / "bin/python")

@@ -4,12 +4,14 @@ For what runs foreign code without being an instance: the installation of an art
 dependencies. The command takes the process' place, so its status is the command's; 125 with a line
 on standard error says that it could not be confined.
 
-It has the network, the system and this interpreter to read, a temporary directory of its own (its
-environment should lead there: `TMPDIR=/tmp`), no new privileges, and the filter of system calls
-that instances have. What a kernel cannot keep is left out. The members of the JSON object:
+It has the network, the system and this interpreter with its libraries to read, a temporary
+directory of its own (its environment should lead there: `TMPDIR=/tmp`), no new privileges, and the
+filter of system calls that instances have. What a kernel cannot keep is left out. The members of
+the JSON object:
 
     read          paths of files and directories that it may read and run; what is not there is
-                  left out
+                  left out, and so is what leads to a directory in `write`: its neighbours are
+                  not the command's to see
     write         directories that it may write to as well. As root the command has a user of its
                   own: the directories in `write`, not what is in them, are given to that user, and
                   what the command leaves there is his: the caller takes it back
@@ -27,7 +29,9 @@ import json
 import os
 import resource
 import signal
+import site
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from atlatl_worker import confine, kernel, landlock, means, rooms, seccomp
@@ -43,8 +47,8 @@ def main(arguments: list[str]) -> NoReturn:
         command = arguments[arguments.index("--") + 1 :]
         parent = os.getppid()
         here = os.getcwd()
-        read = [path for path in wanted.get("read", []) if os.path.exists(path)]
         written = {path: os.open(path, os.O_RDONLY) for path in wanted.get("write", [])}
+        read = _apart([*wanted.get("read", []), *_libraries()], written)
         found = means.find([*_own_paths(), *read], [here])
         _confine(found, wanted, read, written)
         os.chdir(here)
@@ -58,6 +62,23 @@ def main(arguments: list[str]) -> NoReturn:
 
 def _own_paths() -> list[str]:
     return [*rooms.interpreter(), os.path.dirname(os.path.abspath(__file__))]
+
+
+def _libraries() -> list[str]:
+    """Where a Python that the command is, or starts, imports from; this one began without them."""
+    site.main()
+    return sys.path
+
+
+def _apart(paths: Iterable[str], written: Iterable[str]) -> list[str]:
+    """Those of the paths that are there and do not lead to a directory in `written`."""
+    below = [os.path.join(os.path.realpath(path), "") for path in written]
+    found = []
+    for path in paths:
+        above = os.path.join(os.path.realpath(path), "")
+        if os.path.exists(path) and not any(place.startswith(above) for place in below):
+            found.append(path)
+    return found
 
 
 def _confine(

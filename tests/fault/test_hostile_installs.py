@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.fault import hostile_install
-from tests.ordinary import NOBODY, as_user, python
+from tests.ordinary import NOBODY, as_user, environment, python
 
 pytestmark = pytest.mark.slow
 
@@ -41,9 +43,15 @@ def directory(who: str) -> Iterator[Path]:
 
 def installed(directory: Path, who: str, mode: str, **limits: Any) -> dict[str, Any]:
     another = who == "ordinary" and os.geteuid() == 0
+    return told_by(python() if another else sys.executable, directory, another, mode, limits)
+
+
+def told_by(
+    executable: str, directory: Path, another: bool, mode: str, limits: dict[str, Any]
+) -> dict[str, Any]:
     done = subprocess.run(
         [
-            python() if another else sys.executable,
+            executable,
             "-m",
             hostile_install.__name__,
             str(directory),
@@ -87,6 +95,22 @@ def test_a_build_sees_its_artifact_and_nothing_else(directory: Path, who: str) -
     assert not list(Path("/var/tmp").glob("atlatl-was-here-*"))
     if who == "root":
         assert found["uid"] not in (0, told["uid"])
+
+
+def test_pip_is_found_wherever_the_interpreter_looks_for_it(directory: Path, who: str) -> None:
+    """Not below its prefix here, and not below /tmp, where a command may read all of its own."""
+    another = who == "ordinary" and os.geteuid() == 0
+    of_pip = Path(sysconfig.get_path("purelib"), "pip")
+    with tempfile.TemporaryDirectory(prefix="atlatl-pip-", dir="/var/tmp") as name:
+        apart = Path(name)
+        apart.chmod(0o755)
+        shutil.copytree(of_pip, apart / "packages/pip")
+        executable = environment(
+            python() if another else sys.executable, apart / "venv", apart / "packages"
+        )
+        told = told_by(executable, directory, another, "nothing", {})
+    assert told["error"] == ""
+    assert "Successfully installed hostile-1.0" in told["log"]
 
 
 @pytest.mark.parametrize("mode", ["loop", "ignores", "prints"])

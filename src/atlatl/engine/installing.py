@@ -10,7 +10,6 @@ import asyncio
 import configparser
 import contextlib
 import errno
-import importlib.util
 import json
 import os
 import signal
@@ -198,7 +197,7 @@ def _confinement(
 ) -> dict[str, object]:
     """See `atlatl_worker.confined_command`."""
     return {
-        "read": [str(code), *_apart([*_installation(), *_named_paths(environment, work)], work)],
+        "read": [str(code), *_installation(), *_named_paths(environment, work)],
         "write": [str(work), *(str(work / name) for name in _FOLDERS)],
         "file_bytes": limits.max_install_bytes,
         "memory_bytes": MEMORY_BYTES,
@@ -208,24 +207,12 @@ def _confinement(
 
 
 def _installation() -> list[str]:
-    """Where pip lies, and what it needs of this interpreter.
-
-    Not all of `sys.path`: the current directory may be in it, and in that anything.
-    """
+    """Programs, libraries and headers beside this interpreter."""
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
-    found = [str(Path(prefix, part)) for prefix in sorted(prefixes) for part in _PARTS]
-    pip = importlib.util.find_spec("pip")
-    assert pip is not None
-    assert pip.origin is not None
-    return [*found, str(Path(pip.origin).parent)]
+    return [str(Path(prefix, part)) for prefix in sorted(prefixes) for part in _PARTS]
 
 
 _PARTS = ("bin", "lib", "lib64", "include", "pyvenv.cfg")
-
-
-def _apart(paths: list[str], work: Path) -> list[str]:
-    """Those of the paths that do not lead to the directory of the service."""
-    return [path for path in paths if not work.resolve().is_relative_to(Path(path).resolve())]
 
 
 # --- what pip is told ---
