@@ -94,29 +94,33 @@ def _pair(number: int, size: Size) -> Measured:
 
 def cpu_us(service: Service, task: str, target: Target, seconds: float) -> float:
     """CPU time of the service and the one instance together, by call."""
-    return per_call_us(*used(service, task, target, seconds))
-
-
-def used(service: Service, task: str, target: Target, seconds: float) -> tuple[float, int]:
-    """CPU seconds of the service and the one instance together, and the calls that took them."""
-    pids = [service.pid, *service.instance_pids(task)]
-    if len(pids) != 2:
-        raise Wrong(f"{task} has {len(pids) - 1} instances instead of one")
-    before = _used_s(pids, task)
+    both = Both(service, task)
+    before = both.used_s()
     done = load(target, CONNECTIONS, seconds)
-    used_s = _used_s(pids, task) - before
-    if pids[1:] != service.instance_pids(task):
-        raise Wrong(f"the instance of {task} was replaced under load")
-    return used_s, done.calls
+    return per_call_us(both.used_s() - before, done.calls)
 
 
-def _used_s(pids: Sequence[int], task: str) -> float:
-    try:
-        return sum(map(cpu_s, pids))
-    except OSError:
-        raise Wrong(
-            f"one of the processes {pids} (the service, the instance of {task}) ended under load"
-        ) from None
+class Both:
+    """A service and the one instance of its task; raises Wrong if there are more or fewer."""
+
+    def __init__(self, service: Service, task: str) -> None:
+        self._service = service
+        self._task = task
+        self._pids = [service.pid, *service.instance_pids(task)]
+        if len(self._pids) != 2:
+            raise Wrong(f"{task} has {len(self._pids) - 1} instances instead of one")
+
+    def used_s(self) -> float:
+        """CPU seconds so far; raises Wrong when the instance is another one by now."""
+        if self._service.instance_pids(self._task) != self._pids[1:]:
+            raise Wrong(f"the instance of {self._task} was replaced under load")
+        try:
+            return sum(map(cpu_s, self._pids))
+        except OSError:
+            raise Wrong(
+                f"one of the processes {self._pids} (the service, the instance of {self._task}) "
+                "ended under load"
+            ) from None
 
 
 def per_call_us(used_s: float, calls: int) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.server
 import itertools
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,16 +14,21 @@ from typing import Any
 from bench.comparison import Aim
 from bench.installing import need
 from bench.plane import functions, peers
-from bench.plane.confinement import CONNECTIONS, PAIRS, WARM, per_call_us, used
+from bench.plane.confinement import CONNECTIONS, PAIRS, WARM, Both, per_call_us
 from bench.plane.load import Target, load, pinned
 from bench.plane.scenario import ATLATL, Scenario, Size
 from bench.rounds import Measured, Turns
-from bench.service import Service
 
 ON, OFF = "on", "off"
 TASK = "work"
-TURNS = 4
-"""Of load on each service in a pair: the machine's fast and slow states last for seconds."""
+TURN_S = 1.0
+"""Of load on one service, the least that wrk knows: the machine's fast and slow states last for
+seconds."""
+TURNS_PER_S = 2
+"""Of each service in a pair, for a second of load that the size asks for: the turns differ by a
+tenth from one another, so many are needed to know a hundredth."""
+LATER_S = 3.0
+"""Log and traces are written that much later, at most."""
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 
 
@@ -46,22 +53,40 @@ def telemetry_cpu(size: Size) -> Turns:
 
 def _pair(number: int, size: Size) -> Measured:
     """Both services at once, and the load on them in turn: what the machine does meets both."""
-    took_s, calls = dict.fromkeys((ON, OFF), 0.0), dict.fromkeys((ON, OFF), 0)
     with collector() as url, ExitStack() as services:
-        asked: dict[str, tuple[Service, Target]] = {}
+        sides: dict[str, tuple[Both, Target]] = {}
         for state in in_turn(number):
             service = services.enter_context(peers.atlatl(environment(url)[state]))
             service.deploy(TASK, functions.WORK, WARM)
             target = pinned(service.port, f"/functions/{TASK}", peers.CONTENT, peers.is_work)
             load(target, CONNECTIONS, size.warm_s / 2)
-            asked[state] = service, target
-        for turn in range(TURNS):
+            sides[state] = Both(service, TASK), target
+        time.sleep(LATER_S)  # what the load before has left to be done
+        before = {state: both.used_s() for state, (both, _) in sides.items()}
+        calls, in_turns_s = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0.0)
+        for turn in range(TURNS_PER_S * math.ceil(size.seconds)):
             for state in in_turn(number + turn):
-                service, target = asked[state]
-                more_s, more = used(service, TASK, target, size.seconds / 2 / TURNS)
-                took_s[state] += more_s
-                calls[state] += more
-    return {f"{state}: CPU us a call": per_call_us(took_s[state], calls[state]) for state in asked}
+                both, target = sides[state]
+                began_s = both.used_s()
+                calls[state] += load(target, CONNECTIONS, TURN_S).calls
+                in_turns_s[state] += both.used_s() - began_s
+        time.sleep(LATER_S)
+        used_s = {state: both.used_s() - before[state] for state, (both, _) in sides.items()}
+    return per_call(used_s, calls, used_s[OFF] - in_turns_s[OFF])
+
+
+def per_call(used_s: Mapping[str, float], calls: Mapping[str, int], idle_s: float) -> Measured:
+    """CPU time of a call, also what is done about it when the load has gone over to the other.
+
+    Args:
+        used_s: CPU seconds of each from the first turn to the last and beyond.
+        calls: of each.
+        idle_s: CPU seconds of OFF outside of its turns, which are what a service does anyway.
+    """
+    return {
+        f"{state}: CPU us a call": per_call_us(used_s[state] - idle_s, calls[state])
+        for state in used_s
+    }
 
 
 @contextmanager

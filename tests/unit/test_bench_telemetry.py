@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from bench.plane import run, telemetry
 from bench.plane.scenario import QUICK, WHOLE
@@ -22,6 +23,14 @@ def test_nobody_always_comes_first_and_there_are_20_pairs() -> None:
     orders = [tuple(telemetry.in_turn(number)) for number in range(4)]
     assert orders == [("off", "on"), ("on", "off")] * 2
     assert (CPU.rounds_in(WHOLE), CPU.rounds_in(QUICK)) == (20, 8)
+
+
+def test_what_is_done_later_counts_and_what_is_done_anyway_does_not() -> None:
+    found = telemetry.per_call({"on": 1.3, "off": 1.1}, {"on": 1000, "off": 1000}, idle_s=0.1)
+    assert found == {
+        "on: CPU us a call": pytest.approx(1200.0),
+        "off: CPU us a call": pytest.approx(1000.0),
+    }
 
 
 def test_five_percent_are_the_limit() -> None:

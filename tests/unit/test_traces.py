@@ -301,6 +301,20 @@ def test_a_collector_that_hangs_holds_nobody_up_and_costs_what_does_not_fit(
     wait_for(lambda: it.counts()["exported"] == 11)
 
 
+def test_many_events_and_an_end_are_not_kept_waiting(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "PAUSE_S", 1000.0)
+    monkeypatch.setattr(traces, "ENOUGH", 3)
+    it = tracing(sink)
+    for _ in range(3):
+        it.emit(ended())
+    wait_for(lambda: it.counts()["exported"] == 3)
+    it.emit(ended())
+    it.close(timeout_s=100.0)
+    assert it.counts() == {"exported": 4, "dropped": 0, "failed": 0}
+
+
 @pytest.mark.parametrize("trouble", ["refuses", "raises"])
 def test_what_the_collector_does_not_take_is_counted(
     sink: Sink, trouble: str, caplog: pytest.LogCaptureFixture

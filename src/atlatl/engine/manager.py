@@ -266,7 +266,7 @@ class TaskExecutionManager:
             return
         call, encoded = ticket.call, ticket.encoded
         assert encoded is not None
-        if self._tracing is not None:
+        if self._tracing is not None and call.traceparent:
             call, encoded = self._tracing.entering(call, encoded, ticket.attempt)
         ticket.lease = lease
         if waiter.met is not None or lease.cold or (ticket.permit or 0) < 0:

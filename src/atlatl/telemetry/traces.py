@@ -33,8 +33,10 @@ MAX_WAITING = 4000
 """Events that wait for the collector; further ones are dropped."""
 AT_ONCE = 64
 """Events whose spans go out in one message: making it holds calls up for some milliseconds."""
-PAUSE_S = 0.5
-"""Between two rounds, so that messages are not sent for single calls."""
+PAUSE_S = 2.0
+"""Between two rounds: a message costs as much as the spans of some twenty calls."""
+ENOUGH = 512
+"""Events that are sent without waiting for the end of a pause."""
 MAX_STARTS = 1000
 """Instances whose start is remembered until their first call ends."""
 CLOSE_S = 3.0
@@ -78,7 +80,8 @@ class Traces:
         self._starts: dict[str, InstanceStarted] = {}
         self._waiting: deque[tuple[Traced, InstanceStarted | None]] = deque()
         self._more = threading.Event()
-        self._closed = threading.Event()
+        self._enough = threading.Event()
+        self._closed = False
         # Started by the first event, not here: the zygote is to exist before any thread does.
         self._thread: threading.Thread | None = None
 
@@ -123,6 +126,8 @@ class Traces:
         self._waiting.append((event, start))
         if not self._more.is_set():
             self._more.set()
+        if len(self._waiting) >= ENOUGH:
+            self._enough.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
             self._thread.start()
@@ -135,22 +140,25 @@ class Traces:
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Sends what is left, unless the collector does not take it in time. Waits."""
-        self._closed.set()
+        self._closed = True
         self._more.set()
+        self._enough.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
         self._exporter.close()
 
     def _run(self) -> None:
-        while not (self._closed.is_set() and not self._waiting):
+        while not (self._closed and not self._waiting):
             self._more.wait()
-            self._closed.wait(PAUSE_S)
+            if not self._closed:
+                self._enough.wait(PAUSE_S)
             self._more.clear()
+            self._enough.clear()
             while self._waiting:
                 self._send(
                     [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
                 )
-            if self._closed.is_set():
+            if self._closed:
                 self._more.set()
 
     def _send(self, some: Sequence[tuple[Traced, InstanceStarted | None]]) -> None:
