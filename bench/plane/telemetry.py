@@ -21,12 +21,12 @@ from bench.rounds import Measured, Turns
 
 ON, OFF = "on", "off"
 TASK = "work"
+SERVICES = 3
+"""Of each side in a pair: two processes of the same program differ by 4 % from one another, which
+lasts as long as they do."""
 TURN_S = 1.0
-"""Of load on one service, the least that wrk knows: the machine's fast and slow states last for
-seconds."""
-TURNS_PER_S = 2
-"""Of each service in a pair, for a second of load that the size asks for: the turns differ by a
-tenth from one another, so many are needed to know a hundredth."""
+"""Of load on one of them, the least that wrk knows: the machine's fast and slow states last for
+seconds. For each second that the size asks for, all of them have a turn."""
 LATER_S = 3.0
 """Log and traces are written that much later, at most."""
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
@@ -40,9 +40,9 @@ def environment(collector: str) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-def in_turn(number: int) -> Sequence[str]:
+def in_turn(number: int) -> list[str]:
     """Nobody always comes first."""
-    return (ON, OFF) if number % 2 else (OFF, ON)
+    return [ON, OFF] if number % 2 else [OFF, ON]
 
 
 def telemetry_cpu(size: Size) -> Turns:
@@ -52,27 +52,32 @@ def telemetry_cpu(size: Size) -> Turns:
 
 
 def _pair(number: int, size: Size) -> Measured:
-    """Both services at once, and the load on them in turn: what the machine does meets both."""
+    """All at once, and the load on them in turn: what the machine does meets both sides."""
     with collector() as url, ExitStack() as services:
-        sides: dict[str, tuple[Both, Target]] = {}
-        for state in in_turn(number):
-            service = services.enter_context(peers.atlatl(environment(url)[state]))
+        sides: dict[str, list[tuple[Both, Target]]] = {ON: [], OFF: []}
+        for state in in_turn(number) * SERVICES:
+            seed = {"PYTHONHASHSEED": str(1 + number)}
+            service = services.enter_context(peers.atlatl({**environment(url)[state], **seed}))
             service.deploy(TASK, functions.WORK, WARM)
             target = pinned(service.port, f"/functions/{TASK}", peers.CONTENT, peers.is_work)
             load(target, CONNECTIONS, size.warm_s / 2)
-            sides[state] = Both(service, TASK), target
+            sides[state].append((Both(service, TASK), target))
         time.sleep(LATER_S)  # what the load before has left to be done
-        before = {state: both.used_s() for state, (both, _) in sides.items()}
+        before_s = {state: _used_s(side) for state, side in sides.items()}
         calls, in_turns_s = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0.0)
-        for turn in range(TURNS_PER_S * math.ceil(size.seconds)):
+        for turn in range(SERVICES * math.ceil(size.seconds)):
             for state in in_turn(number + turn):
-                both, target = sides[state]
+                both, target = sides[state][turn % SERVICES]
                 began_s = both.used_s()
                 calls[state] += load(target, CONNECTIONS, TURN_S).calls
                 in_turns_s[state] += both.used_s() - began_s
         time.sleep(LATER_S)
-        used_s = {state: both.used_s() - before[state] for state, (both, _) in sides.items()}
+        used_s = {state: _used_s(side) - before_s[state] for state, side in sides.items()}
     return per_call(used_s, calls, used_s[OFF] - in_turns_s[OFF])
+
+
+def _used_s(side: Sequence[tuple[Both, Target]]) -> float:
+    return sum(both.used_s() for both, _ in side)
 
 
 def per_call(used_s: Mapping[str, float], calls: Mapping[str, int], idle_s: float) -> Measured:
@@ -81,7 +86,7 @@ def per_call(used_s: Mapping[str, float], calls: Mapping[str, int], idle_s: floa
     Args:
         used_s: CPU seconds of each from the first turn to the last and beyond.
         calls: of each.
-        idle_s: CPU seconds of OFF outside of its turns, which are what a service does anyway.
+        idle_s: CPU seconds of OFF outside of its turns, which are what services do anyway.
     """
     return {
         f"{state}: CPU us a call": per_call_us(used_s[state] - idle_s, calls[state])

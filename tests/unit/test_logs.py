@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -334,20 +333,6 @@ def test_text_that_is_no_utf_8_ends_no_log() -> None:
         events.emit(finished(Outcome(kind=OutcomeKind.ERROR, error=error)))
     writer.close(BOUND_S)
     assert [json.loads(line)["error"] for line in reader.lines()] == ["half of \ud83d", "whole"]
-
-
-def test_an_execution_whose_line_waits_is_not_kept_whole() -> None:
-    """Its result may be large, and a reader who stalls lets thousands of lines wait."""
-    reader = Reader(stalled=True)
-    writer = LineWriter(reader)
-    event = finished(Outcome(kind=OutcomeKind.SUCCESS))
-    before = [sys.getrefcount(each) for each in (event, event.execution, event.execution.outcome)]
-    ExecutionLog(None, writer).emit(event)
-    assert reader.asked.wait(BOUND_S)
-    after = [sys.getrefcount(each) for each in (event, event.execution, event.execution.outcome)]
-    assert after == before
-    reader.go.set()
-    writer.close(BOUND_S)
 
 
 def test_close_gives_up_on_a_reader_who_never_takes_anything() -> None:
