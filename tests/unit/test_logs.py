@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,7 @@ from atlatl.events import (
     TaskDeployed,
 )
 from atlatl.model import Execution, ExecutionStatus, Mode, Outcome, OutcomeKind, failed
+from atlatl.telemetry import logs
 from atlatl.telemetry.logs import ExecutionLog, LineWriter, configure, without_secrets
 
 BOUND_S = 10.0
@@ -333,6 +335,34 @@ def test_text_that_is_no_utf_8_ends_no_log() -> None:
         events.emit(finished(Outcome(kind=OutcomeKind.ERROR, error=error)))
     writer.close(BOUND_S)
     assert [json.loads(line)["error"] for line in reader.lines()] == ["half of \ud83d", "whole"]
+
+
+def test_an_execution_whose_line_waits_is_not_kept_whole() -> None:
+    """Its result may be large, and a reader who stalls lets many lines wait."""
+    reader = Reader(stalled=True)
+    writer = LineWriter(reader)
+    event = finished(Outcome(kind=OutcomeKind.SUCCESS))
+    kept = (event, event.execution, event.execution.outcome)
+    before = [sys.getrefcount(each) for each in kept]
+    ExecutionLog(None, writer).emit(event)
+    assert [sys.getrefcount(each) for each in kept] == before
+    reader.go.set()
+    writer.close(BOUND_S)
+
+
+def test_lines_come_in_the_order_of_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "AT_ONCE", 3)
+    reader = Reader()
+    writer = LineWriter(reader)
+    events = ExecutionLog(None, writer)
+    for number in range(10):
+        events.emit(finished(Outcome(kind=OutcomeKind.SUCCESS), attempt=number))
+        if number % 4 == 0:
+            writer.write(b"%d" % -number)
+    writer.close(BOUND_S)
+    found = [json.loads(line) for line in reader.lines()]
+    order = [line if isinstance(line, int) else line["attempt"] for line in found]
+    assert order == [0, 0, 1, 2, 3, 4, -4, 5, 6, 7, 8, -8, 9]
 
 
 def test_close_gives_up_on_a_reader_who_never_takes_anything() -> None:
