@@ -316,6 +316,31 @@ def test_a_change_is_seen_within_a_second_and_a_bug_ends_nothing(
 
 
 @pytest.mark.usefixtures("looks_often")
+def test_a_look_that_hangs_holds_no_stop_up_and_the_thread_ends_when_it_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("atlatl.front.watching.STOP_S", 0.01)
+    first, hangs, go = threading.Event(), threading.Event(), threading.Event()
+
+    def look() -> None:
+        if first.is_set():
+            hangs.set()
+            assert go.wait(10)
+        first.set()
+
+    watch = Watch(look)
+    watch.start()
+    left = watch._thread
+    assert left is not None
+    assert hangs.wait(10)
+    watch.stop()
+    assert left.is_alive()
+    go.set()
+    left.join(10)
+    assert not left.is_alive()
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_a_front_that_is_mounted_sees_changes_too_and_its_thread_ends_with_the_service(
     tmp_path: Path,
 ) -> None:

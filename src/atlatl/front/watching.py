@@ -10,6 +10,8 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
 """A change is noticed within a second, also when reading takes its time."""
+STOP_S = 2.0
+"""A look that a disk holds up for longer is left behind."""
 
 
 class Watch:
@@ -33,18 +35,21 @@ class Watch:
         if self._thread is not None and self._thread.is_alive():
             return
         self._look()
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._stop = threading.Event()  # of this thread: one that was left behind has its own
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stop,), name="watch", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
+        """Waits at most `STOP_S` for a look that is under way."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_S)
             self._thread = None
 
-    def _run(self) -> None:
-        while not self._stop.wait(EVERY_S) and self._as_long_as():
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(EVERY_S) and self._as_long_as():
             self._look()
 
     def _look(self) -> None:
