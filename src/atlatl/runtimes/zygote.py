@@ -281,7 +281,8 @@ class Zygote(Forks):
             await asyncio.to_thread(process.wait)
         if process.returncode != 0:
             # It did not end by itself, so it may not have ended what it had started.
-            kill_marked(self._mark, {*self._watched, *self.descendants})
+            left = {*self._watched, *self.descendants}
+            await asyncio.to_thread(kill_marked, self._mark, left)
         self._end_all(Exit(0, signal.SIGKILL))
 
     # --- what it tells us ---
