@@ -13,9 +13,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 from bench.results import ROOT, say
@@ -47,10 +48,16 @@ def requirements(content: str) -> list[str]:
 
 
 def install() -> None:
-    """What is in `requirements.txt`, one after the other; says what could not be had."""
+    """What is in `requirements.txt`, one after the other; says what could not be had.
+
+    Nothing that is there already, such as what atlatl itself runs on, gets another version.
+    """
     for requirement in requirements(REQUIREMENTS.read_text(encoding="utf-8")):
-        if not _pip(sys.executable, "-c", str(ROOT / "requirements.lock"), requirement):
-            say(f"{requirement} could not be installed: its benchmarks are skipped")
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
+            constraints.write("\n".join(f"{each.name}=={each.version}" for each in distributions()))
+            constraints.flush()
+            if not _pip(sys.executable, "-c", constraints.name, requirement):
+                say(f"{requirement} could not be installed: its benchmarks are skipped")
     if shutil.which("wrk") is None and not _apt("wrk"):
         say("wrk could not be installed: a slower client in Python makes the load")
 
