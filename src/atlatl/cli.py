@@ -143,22 +143,19 @@ def _task_name(path: Path) -> str:
 
 def _settings(text: str) -> dict[str, Any]:
     """Settings of a task, from a file or from the text itself."""
-    from tomllib import TOMLDecodeError, loads
+    from atlatl.configuration import read_toml
 
     if not text:
         return {}
     try:
         if text.lstrip().startswith("{"):
             return msgspec.json.decode(text, type=dict[str, Any])
-        content = Path(text).read_text(encoding="utf-8")
-        return (
-            loads(content)
-            if text.endswith(".toml")
-            else msgspec.json.decode(content, type=dict[str, Any])
-        )
+        if text.endswith(".toml"):
+            return read_toml(Path(text))
+        return msgspec.json.decode(Path(text).read_bytes(), type=dict[str, Any])
     except OSError as error:
         fail(f"--settings {text[:80]!r}: {error.strerror}", WRONG_USAGE)
-    except (UnicodeDecodeError, msgspec.DecodeError, TOMLDecodeError) as error:
+    except (msgspec.DecodeError, SettingInvalid) as error:
         fail(f"--settings {text[:80]!r}: {error}", WRONG_USAGE)
 
 

@@ -16,6 +16,10 @@ from atlatl.settings import Group, Settings, merge, parse
 
 PREFIX = "ATLATL__"
 DEFAULT_FILE = "atlatl.toml"
+MAX_BYTES = 65_536
+"""Of the file: three times all settings there are, with a comment to each."""
+MAX_DOTS = 400
+"""In a line of it: a key of as many parts as fit into the file would take minutes to read."""
 
 
 def load_settings(
@@ -58,8 +62,23 @@ def _from_file(config: Path | None) -> dict[str, Any]:
     path = config or Path(DEFAULT_FILE)
     if config is None and not path.is_file():
         return {}
+    return read_toml(path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a file of settings says; raises SettingInvalid."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise SettingInvalid(f"{path} can't be read: it has more than {MAX_BYTES} bytes")
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            if line.count(b".") > MAX_DOTS:
+                raise SettingInvalid(
+                    f"{path} can't be read: line {number} has more than {MAX_DOTS} dots; no key "
+                    "has so many parts, and long lists can have several lines"
+                )
+        return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         raise SettingInvalid(f"{path} can't be read as TOML: {error}") from None
     except OSError as error:

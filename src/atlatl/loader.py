@@ -9,11 +9,11 @@ and does not stop the rest; nothing is ever deleted.
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from atlatl.configuration import read_toml
 from atlatl.errors import AtlatlError, InvalidRequest, SettingInvalid
 from atlatl.service import FunctionService
 
@@ -85,9 +85,4 @@ def _settings(source: Path, table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise SettingInvalid(f"{path} can't be read as TOML: {error}") from None
+    return read_toml(path) if path.is_file() else {}

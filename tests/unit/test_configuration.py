@@ -76,6 +76,27 @@ def test_a_variable_that_makes_no_sense_is_refused(tmp_path: Path, name: str, va
 
 
 def test_a_file_of_functions_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "atlatl.toml").write_text("a = " + "[" * 100_000)
+    (tmp_path / "atlatl.toml").write_text("a = " + "[" * 50_000)
     with pytest.raises(SettingInvalid, match="can't be read as TOML"):
         _read(tmp_path / "atlatl.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("# " + "x" * 70_000, "more than 65536 bytes"),
+        ("\n[" + "a." * 8000 + "a]\n", "line 2 has more than 400 dots"),
+        ("a = \xff", "can't be read as TOML"),
+    ],
+)
+def test_a_file_that_nobody_writes_is_refused_before_it_takes_time(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "atlatl.toml").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SettingInvalid, match=said):
+        load_settings(tmp_path / "atlatl.toml", {}, {})
+
+
+def test_of_a_file_without_an_end_the_beginning_is_enough() -> None:
+    with pytest.raises(SettingInvalid, match="/dev/zero can't be read: it has more than"):
+        load_settings(Path("/dev/zero"), {}, {})
