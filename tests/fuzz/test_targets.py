@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import subprocess
@@ -92,12 +93,14 @@ def endless(data: bytes) -> None:
         pass
 
 
-kept: list[bytes] = []
+kept: list[mmap.mmap] = []
 
 
 def leaking(data: bytes) -> None:
-    """As much in any second, whatever else the machine does."""
-    kept.append(b"x" * 1_000_000)
+    """As much in any second, whatever else the machine does or other tests have freed."""
+    memory = mmap.mmap(-1, 1_000_000)
+    memory.write(b"x" * 1_000_000)
+    kept.append(memory)
     time.sleep(0.01)
 
 
