@@ -19,7 +19,7 @@ DEFAULT_FILE = "atlatl.toml"
 MAX_BYTES = 65_536
 """Of the file: three times all settings there are, with a comment to each."""
 MAX_DOTS = 400
-"""In a line of it: a key of as many parts as fit into the file would take minutes to read."""
+"""In a line of it: a key of as many parts as fit into the file would take half a minute."""
 
 
 def load_settings(

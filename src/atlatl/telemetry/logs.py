@@ -41,8 +41,7 @@ MAX_LINES = 10_000
 PAUSE_S = 0.2
 """Between two writes: to wake the thread for each line would cost more than the line."""
 AT_ONCE = 64
-"""Lines that are made in one go: among other work each takes three times as long, for nothing that
-it needs is in the processor's caches."""
+"""Lines that are made in one go, while what that takes is in the processor's caches."""
 MAX_TEXT = 500
 """Characters of an error in a line."""
 
