@@ -28,7 +28,7 @@ from atlatl.events import (
     TaskDeleted,
     TaskDeployed,
 )
-from atlatl.model import Execution, ExecutionStatus, Mode, Outcome, OutcomeKind, failed
+from atlatl.model import Execution, ExecutionStatus, Mode, Outcome, OutcomeKind, Result, failed
 from atlatl.telemetry import logs
 from atlatl.telemetry.logs import ExecutionLog, LineWriter, configure, without_secrets
 
@@ -337,17 +337,51 @@ def test_text_that_is_no_utf_8_ends_no_log() -> None:
     assert [json.loads(line)["error"] for line in reader.lines()] == ["half of \ud83d", "whole"]
 
 
-def test_an_execution_whose_line_waits_is_not_kept_whole() -> None:
-    """Its result may be large, and a reader who stalls lets many lines wait."""
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"result": Result(kind="bytes", body=bytes(logs.MAX_KEPT + 1))},
+        {"output": bytes(logs.MAX_KEPT + 1)},
+        {"result": Result(kind="bytes", body=bytes(logs.MAX_KEPT)), "output": b"1"},
+    ],
+    ids=["result", "output", "both"],
+)
+def test_an_execution_whose_line_waits_is_not_kept_when_it_is_large(large: dict[str, Any]) -> None:
+    """A reader who stalls lets many lines wait."""
     reader = Reader(stalled=True)
     writer = LineWriter(reader)
-    event = finished(Outcome(kind=OutcomeKind.SUCCESS))
-    kept = (event, event.execution, event.execution.outcome)
-    before = [sys.getrefcount(each) for each in kept]
-    ExecutionLog(None, writer).emit(event)
-    assert [sys.getrefcount(each) for each in kept] == before
+    writer.write(b"{}")
+    assert reader.asked.wait(BOUND_S)
+    small, event = (
+        finished(Outcome(kind=OutcomeKind.SUCCESS, **facts), attempt=attempt)
+        for attempt, facts in enumerate(({}, large))
+    )
+    before = sys.getrefcount(small), sys.getrefcount(event)
+    events = ExecutionLog(None, writer)
+    events.emit(small)
+    assert sys.getrefcount(small) == before[0] + 1
+    events.emit(event)
+    assert (sys.getrefcount(small), sys.getrefcount(event)) == before
     reader.go.set()
     writer.close(BOUND_S)
+    assert [json.loads(line).get("attempt") for line in reader.lines()] == [None, 0, 1]
+
+
+def test_of_executions_that_no_line_has_room_for_none_is_kept() -> None:
+    reader = Reader(stalled=True)
+    writer = LineWriter(reader, max_lines=logs.AT_ONCE // 2)
+    writer.write(b"0")
+    assert reader.asked.wait(BOUND_S)
+    events = ExecutionLog(None, writer)
+    for number in range(2 * logs.AT_ONCE):
+        events.emit(finished(Outcome(kind=OutcomeKind.SUCCESS), attempt=number))
+    assert writer.dropped == 2 * logs.AT_ONCE - logs.AT_ONCE // 2
+    reader.go.set()
+    writer.close(BOUND_S)
+    _, *found = [json.loads(line) for line in reader.lines()]
+    (told,) = [line for line in found if "count" in line]
+    assert told["count"] == 2 * logs.AT_ONCE - logs.AT_ONCE // 2
+    assert [line["attempt"] for line in found if line is not told] == [*range(logs.AT_ONCE // 2)]
 
 
 def test_lines_come_in_the_order_of_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:

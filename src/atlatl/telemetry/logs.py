@@ -6,7 +6,6 @@ stalls never stalls a call; when it stalls for long, lines are dropped and count
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -16,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import msgspec
 import structlog
@@ -42,17 +41,12 @@ PAUSE_S = 0.2
 """Between two writes: to wake the thread for each line would cost more than the line."""
 AT_ONCE = 64
 """Lines that are made in one go, while what that takes is in the processor's caches."""
+MAX_KEPT = 4096
+"""Bytes of result and output that an execution may have whose line is not made at once."""
 MAX_TEXT = 500
 """Characters of an error in a line."""
 
 _ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@)?([^\s/?#]*)\S*", re.IGNORECASE)
-
-
-class Line(Protocol):
-    """A line to be."""
-
-    def text(self) -> bytes:
-        """Without its newline; does not fail."""
 
 
 class LineWriter:
@@ -69,7 +63,7 @@ class LineWriter:
         self._stream = stream
         self._max_lines = max_lines
         self._lines: deque[bytes] = deque()
-        self._later: deque[Line] = deque()
+        self._ended: deque[ExecutionFinished] = deque()
         self._making = threading.Lock()
         self._more = threading.Event()
         self._closed = False
@@ -78,30 +72,33 @@ class LineWriter:
 
     def write(self, line: bytes) -> None:
         """Takes a line without its newline; never waits."""
-        if self._has_room():
-            self._make()
-            self._lines.append(line)
-            self._wake()
-
-    def write_later(self, line: Line) -> None:
-        """Takes a line that is made together with others; never waits."""
-        if self._has_room():
-            self._later.append(line)
-            if len(self._later) >= AT_ONCE:
-                self._make()
-            self._wake()
-
-    def _has_room(self) -> bool:
+        self._make()
         if len(self._lines) < self._max_lines:
-            return True
-        self.dropped += 1
-        return False
+            self._lines.append(line)
+        else:
+            self.dropped += 1
+        self._wake()
+
+    def write_later(self, event: ExecutionFinished) -> None:
+        """Takes an execution whose line is made together with others; never waits.
+
+        Called by one thread only.
+        """
+        ended = self._ended
+        ended.append(event)
+        if len(ended) == 1:  # else the thread knows already, or has just taken all there was
+            self._wake()
+        if len(ended) >= AT_ONCE or _is_large(event):
+            self._make()
 
     def _make(self) -> None:
-        """Called by both threads; the lock keeps the lines in their order."""
-        with self._making, contextlib.suppress(IndexError):
-            while True:
-                self._lines.append(self._later.popleft().text())
+        """Called by all threads; the lock keeps the lines in their order."""
+        ended = self._ended
+        with self._making:
+            room = self._max_lines - len(self._lines)
+            events = [ended.popleft() for _ in range(len(ended))]
+            self.dropped += max(0, len(events) - room)
+            self._lines.extend(_encoded(event) for event in events[: max(0, room)])
 
     def _wake(self) -> None:
         if not self._more.is_set():
@@ -118,7 +115,7 @@ class LineWriter:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not (self._closed and not self._lines and not self._later):
+        while not (self._closed and not self._lines and not self._ended):
             self._more.wait()
             if not self._closed:
                 time.sleep(PAUSE_S)
@@ -218,89 +215,13 @@ class ExecutionLog:
             self._logger.info("Task execution is tried again", **fields)
 
     def _execution(self, event: ExecutionFinished) -> None:
-        ended = _ended(event)
         if self._lines is not None:
-            self._lines.write_later(ended)
+            self._lines.write_later(event)
             return
-        fields = msgspec.to_builtins(ended.line())
+        fields = msgspec.to_builtins(_line(event))
         for name in ("level", "timestamp"):
             del fields[name]
         self._logger.info(fields.pop("event"), **fields)
-
-
-class _Ended(msgspec.Struct, gc=False):
-    """What the line about an execution is made of, and no more: its result may be large."""
-
-    at: float
-    task_name: str
-    task_id: str
-    execution_id: str
-    instance_id: str
-    function_name: str
-    outcome: OutcomeKind
-    run_s: float
-    queue_s: float
-    cold_start: bool
-    attempt: int
-    mode: Mode
-    trace_id: str
-    error_code: str = ""
-    error: str = ""
-
-    def text(self) -> bytes:
-        line = self.line()
-        try:
-            return msgspec.json.encode(line)
-        except UnicodeEncodeError:  # half of a surrogate pair, which no UTF-8 has
-            return json.dumps(msgspec.to_builtins(line)).encode()
-
-    def line(self) -> _ExecutionLine:
-        line = _ExecutionLine(
-            self.task_name,
-            self.task_id,
-            self.execution_id,
-            self.instance_id,
-            self.function_name,
-            self.outcome,
-            _ms(self.run_s),
-            _ms(self.queue_s),
-            self.cold_start,
-            self.attempt,
-            datetime.fromtimestamp(self.at, UTC),
-        )
-        if self.mode is Mode.ASYNC:
-            line.mode = "async"
-        if self.error_code:
-            line.error_code = self.error_code
-            line.error = self.error
-        if self.trace_id:
-            line.trace_id = self.trace_id
-        return line
-
-
-def _ended(event: ExecutionFinished) -> _Ended:
-    execution = event.execution
-    outcome = execution.outcome
-    assert outcome is not None
-    ended = _Ended(  # by position: by name it takes half as long again
-        event.at,
-        execution.task_name,
-        execution.task_id,
-        execution.execution_id,
-        execution.instance_id,
-        execution.function_name,
-        outcome.kind,
-        outcome.run_s,
-        execution.queue_s,
-        execution.cold_start,
-        execution.attempt,
-        execution.mode,
-        execution.trace_id,
-    )
-    if outcome.error is not None:
-        ended.error_code = outcome.error.code
-        ended.error = outcome.error.message[:MAX_TEXT]
-    return ended
 
 
 class _ExecutionLine(msgspec.Struct, gc=False):
@@ -325,9 +246,50 @@ class _ExecutionLine(msgspec.Struct, gc=False):
     level: str = "info"
 
 
-def _ms(seconds: float) -> float:
-    """To the microsecond; `round` takes four times as long."""
-    return int(seconds * 1_000_000 + 0.5) / 1000
+def _is_large(event: ExecutionFinished) -> bool:
+    outcome = event.execution.outcome
+    assert outcome is not None
+    result = outcome.result
+    return len(outcome.output) + (0 if result is None else len(result.body)) > MAX_KEPT
+
+
+def _line(event: ExecutionFinished) -> _ExecutionLine:
+    execution = event.execution
+    outcome = execution.outcome
+    assert outcome is not None
+    line = _ExecutionLine(  # by position: by name it takes half as long again
+        execution.task_name,
+        execution.task_id,
+        execution.execution_id,
+        execution.instance_id,
+        execution.function_name,
+        outcome.kind,
+        # To the microsecond; `round` takes four times as long.
+        int(outcome.run_s * 1_000_000 + 0.5) / 1000,
+        int(execution.queue_s * 1_000_000 + 0.5) / 1000,
+        execution.cold_start,
+        execution.attempt,
+        datetime.fromtimestamp(event.at, UTC),
+    )
+    if execution.mode is Mode.ASYNC:
+        line.mode = "async"
+    if outcome.error is not None:
+        line.error_code = outcome.error.code
+        line.error = outcome.error.message[:MAX_TEXT]
+    if execution.trace_id:
+        line.trace_id = execution.trace_id
+    return line
+
+
+_encode_line = msgspec.json.Encoder().encode
+
+
+def _encoded(event: ExecutionFinished) -> bytes:
+    line = _line(event)
+    try:
+        return _encode_line(line)
+    except UnicodeEncodeError:  # half of a surrogate pair, which no UTF-8 has
+        return json.dumps(msgspec.to_builtins(line)).encode()
 
 
 def without_secrets(text: str) -> str:
