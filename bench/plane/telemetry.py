@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import itertools
+import json
 import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any
 
 from bench.comparison import Aim
 from bench.installing import need
+from bench.lean_http import connected, for_a_while, request, run_loop
 from bench.plane import functions, peers
 from bench.plane.confinement import CONNECTIONS, PAIRS, WARM, Both, per_call_us
 from bench.plane.load import Target, load, pinned
@@ -21,14 +24,15 @@ from bench.rounds import Measured, Turns
 
 ON, OFF = "on", "off"
 TASK = "work"
-SERVICES = 6
-"""Of each side in a pair: two processes of the same program differ by 4 % from one another, which
-lasts as long as they do. Three of them left a pair with 3.6 %."""
-TURN_S = 1.0
-"""Of load on one of them, the least that wrk knows: the machine's fast and slow states last for
-seconds. For every two seconds that the size asks for, all of them have a turn."""
+SERVICES = 3
+"""Of each side in a pair: two processes of the same program differ from one another, which lasts
+as long as they do."""
+TURN_S = 0.1
+"""Of load on one of them: the machine's fast and slow states last for seconds. With turns of one
+second pairs differed by 3.5 %, however many services there were."""
 LATER_S = 3.0
-"""Log and traces are written that much later, at most."""
+"""Log and traces are written that much later, at most; and for so long it is seen what services do
+anyway."""
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 
 
@@ -62,18 +66,35 @@ def _pair(number: int, size: Size) -> Measured:
             target = pinned(service.port, f"/functions/{TASK}", peers.CONTENT, peers.is_work)
             load(target, CONNECTIONS, size.warm_s / 2)
             sides[state].append((Both(service, TASK), target))
-        time.sleep(LATER_S)  # what the load before has left to be done
+        return run_loop(_measured(number, sides, size.seconds))
+
+
+async def _measured(
+    number: int, sides: Mapping[str, Sequence[tuple[Both, Target]]], seconds: float
+) -> Measured:
+    async with AsyncExitStack() as stack:
+        connections = {
+            state: [await stack.enter_async_context(connected(each.port, 1)) for _, each in side]
+            for state, side in sides.items()
+        }
+        await asyncio.sleep(LATER_S)  # what the load before has left to be done
+        quiet_s = _used_s(sides[OFF])
+        await asyncio.sleep(LATER_S)
         before_s = {state: _used_s(side) for state, side in sides.items()}
-        calls, in_turns_s = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0.0)
-        for turn in range(SERVICES * math.ceil(size.seconds / 2)):
+        idle = (before_s[OFF] - quiet_s) / LATER_S
+        calls, began = dict.fromkeys(sides, 0), time.monotonic()
+        for turn in range(SERVICES * math.ceil(seconds / TURN_S)):
             for state in in_turn(number + turn):
-                both, target = sides[state][turn % SERVICES]
-                began_s = both.used_s()
-                calls[state] += load(target, CONNECTIONS, TURN_S).calls
-                in_turns_s[state] += both.used_s() - began_s
-        time.sleep(LATER_S)
+                place = turn % SERVICES
+                _, target = sides[state][place]
+                content = request("POST", target.paths[0], target.content)
+                wanted = json.loads(target.answer)
+                took = await for_a_while(connections[state][place], content, wanted, TURN_S)
+                calls[state] += len(took)
+        await asyncio.sleep(LATER_S)
+        idle_s = idle * (time.monotonic() - began)
         used_s = {state: _used_s(side) - before_s[state] for state, side in sides.items()}
-    return per_call(used_s, calls, used_s[OFF] - in_turns_s[OFF])
+    return per_call(used_s, calls, idle_s)
 
 
 def _used_s(side: Sequence[tuple[Both, Target]]) -> float:
@@ -86,7 +107,7 @@ def per_call(used_s: Mapping[str, float], calls: Mapping[str, int], idle_s: floa
     Args:
         used_s: CPU seconds of each from the first turn to the last and beyond.
         calls: of each.
-        idle_s: CPU seconds of OFF outside of its turns, which are what services do anyway.
+        idle_s: CPU seconds of what services do anyway in that time.
     """
     return {
         f"{state}: CPU us a call": per_call_us(used_s[state] - idle_s, calls[state])

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from atlatl.errors import (
     StartFailed,
 )
 from atlatl.model import Result
+from atlatl.runtimes import zygote as zygote_module
 from atlatl.runtimes.channel import Channel
 from atlatl.runtimes.link import Link
+from atlatl.runtimes.marked import kill_marked
 from atlatl.runtimes.process import ProcessRuntime
 from atlatl.runtimes.zygote import Exit, Zygote
 from atlatl_worker import wire
@@ -776,7 +779,7 @@ def test_the_stock_is_kept(tmp_path: Path) -> None:
             used = {channel.pid for channel in channels}
             blank = next(pid for pid in reversed(runtime.pids()) if pid not in used)
             os.kill(blank, signal.SIGKILL)
-            await until(lambda: runtime.blanks == 2)
+            await until(lambda: blank not in runtime.pids())
             await until(lambda: runtime.blanks == 3, "the stock was refilled")
             assert len(used) == 4
 
@@ -916,6 +919,30 @@ def test_the_zygote_dies_and_is_replaced(tmp_path: Path) -> None:
         assert runtime.ready
 
     check(tmp_path, scenario)
+
+
+def test_the_loop_turns_while_what_a_dead_zygote_left_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned, waited = threading.Event(), []
+
+    def patient(mark: str, sessions: Collection[int]) -> None:
+        waited.append(turned.wait(LONG_S))
+        kill_marked(mark, sessions)
+
+    monkeypatch.setattr(zygote_module, "kill_marked", patient)
+
+    async def scenario(runtime: ProcessRuntime, channel: Channel) -> None:
+        task, code = task_of(tmp_path, SOURCE)
+        running = begin(channel, function="never_returns")
+        os.kill(runtime.pids()[0], signal.SIGKILL)
+        assert isinstance((await running.end()).error, InstanceLost)
+        again = await runtime.start(task, code, None)
+        assert value(await call(again, {"x": 2})) == 2
+        asyncio.get_running_loop().call_soon(turned.set)  # while the runtime closes
+
+    check(tmp_path, scenario)
+    assert waited == [True]
 
 
 OWNER = """

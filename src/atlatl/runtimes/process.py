@@ -75,6 +75,7 @@ class ProcessRuntime:
         self._early_exits: dict[str, Exit | None] = {}
         self._starts: deque[float] = deque()
         self._chores: set[asyncio.Task[None]] = set()
+        self._burials: set[asyncio.Task[None]] = set()
         self._tending = False
         self._timer: asyncio.TimerHandle | None = None
         self._retry_s = RETRY_S
@@ -223,6 +224,7 @@ class ProcessRuntime:
         await self.reserve.close()
         if zygote is not None:
             await zygote.close()
+        await asyncio.gather(*self._burials)
         await asyncio.gather(*(channel.stop(0) for channel in channels))
         await self._limits.close()
 
@@ -384,9 +386,13 @@ class ProcessRuntime:
                     Path(place).mkdir(mode=0o700, parents=True)
 
     def _zygote_lost(self) -> None:
-        self._zygote = None
+        lost, self._zygote = self._zygote, None
         self._zygote_up.clear()
         self._blanks.clear()
+        if lost is not None:
+            burial = asyncio.get_running_loop().create_task(lost.close())
+            self._burials.add(burial)
+            burial.add_done_callback(self._burials.discard)
         if not self._closed:
             self._do(self._replace_zygote())
 

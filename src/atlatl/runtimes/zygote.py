@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,7 +210,7 @@ class Zygote(Forks):
 
     Args:
         on_lost: called once when it ends after `start` and without having been closed; all its
-            instances have been reported as ended by then.
+            instances have been reported as ended by then. `close` waits for what they have left.
         places: directories in which the code of instances lies.
     """
 
@@ -222,6 +222,7 @@ class Zygote(Forks):
         self._process: subprocess.Popen[bytes] | None = None
         self._watched: dict[int, OnExit] = {}
         self._up = False
+        self._burial: asyncio.Task[None] | None = None
         self.kept = Kept()
         """What its instances are kept from; known once it has started."""
         self.descendants: set[int] = set()
@@ -271,6 +272,8 @@ class Zygote(Forks):
     async def close(self) -> None:
         """Hangs up; returns when the zygote and all that it started are gone."""
         self._hang_up()
+        if self._burial is not None:
+            await asyncio.wait([self._burial])
         process, self._process = self._process, None
         if process is None:
             return
@@ -322,11 +325,17 @@ class Zygote(Forks):
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.wait()
-        kill_marked(self._mark, {*self._watched, *self.descendants})
+            left = {*self._watched, *self.descendants}
+            # All processes of the machine are looked at, and some take their time to end.
+            bury = asyncio.to_thread(self._bury, process, left)
+            self._burial = asyncio.get_running_loop().create_task(bury)
         self._end_all(Exit(0, signal.SIGKILL, of_zygote=True))
         if self._up:
             self._on_lost()
+
+    def _bury(self, process: subprocess.Popen[bytes], left: Collection[int]) -> None:
+        process.wait()
+        kill_marked(self._mark, left)
 
     def _end_all(self, how: Exit) -> None:
         watched, self._watched = self._watched, {}
