@@ -18,19 +18,19 @@ from bench.installing import need
 from bench.lean_http import connected, for_a_while, request, run_loop
 from bench.plane import functions, peers
 from bench.plane.confinement import CONNECTIONS, PAIRS, WARM, Both, per_call_us
-from bench.plane.load import Target, load, pinned
+from bench.plane.load import Target, pinned
 from bench.plane.scenario import ATLATL, Scenario, Size
 from bench.rounds import Measured, Turns
 
 ON, OFF = "on", "off"
 TASK = "work"
-SERVICES = 3
-"""Of each side in a pair: two processes of the same program differ from one another, which lasts
-as long as they do."""
+SERVICES = 5
+"""Of each side in a pair: two processes of the same program differ by some 3.5 %, which lasts as
+long as they do."""
 TURN_S = 0.1
-"""Of load on one of them: the machine's fast and slow states last for seconds. With turns of one
-second pairs differed by 3.5 %, however many services there were."""
-LATER_S = 3.0
+"""Of load on one of them: the machine's fast and slow states last for seconds."""
+WARM_S = 0.5
+LATER_S = 6.0
 """Log and traces are written that much later, at most; and for so long it is seen what services do
 anyway."""
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
@@ -64,7 +64,6 @@ def _pair(number: int, size: Size) -> Measured:
             service = services.enter_context(peers.atlatl({**environment(url)[state], **seed}))
             service.deploy(TASK, functions.WORK, WARM)
             target = pinned(service.port, f"/functions/{TASK}", peers.CONTENT, peers.is_work)
-            load(target, CONNECTIONS, size.warm_s / 2)
             sides[state].append((Both(service, TASK), target))
         return run_loop(_measured(number, sides, size.seconds))
 
@@ -74,23 +73,31 @@ async def _measured(
 ) -> Measured:
     async with AsyncExitStack() as stack:
         connections = {
-            state: [await stack.enter_async_context(connected(each.port, 1)) for _, each in side]
+            state: [
+                await stack.enter_async_context(connected(target.port, CONNECTIONS))
+                for _, target in side
+            ]
             for state, side in sides.items()
         }
-        await asyncio.sleep(LATER_S)  # what the load before has left to be done
+
+        async def turn_of(state: str, place: int, seconds: float) -> int:
+            _, target = sides[state][place]
+            content = request("POST", target.paths[0], target.content)
+            wanted = json.loads(target.answer)
+            return len(await for_a_while(connections[state][place], content, wanted, seconds))
+
+        for place in range(SERVICES):
+            for state in sides:
+                await turn_of(state, place, WARM_S)
+        await asyncio.sleep(LATER_S)  # what that has left to be done
         quiet_s = _used_s(sides[OFF])
         await asyncio.sleep(LATER_S)
         before_s = {state: _used_s(side) for state, side in sides.items()}
         idle = (before_s[OFF] - quiet_s) / LATER_S
         calls, began = dict.fromkeys(sides, 0), time.monotonic()
-        for turn in range(SERVICES * math.ceil(seconds / TURN_S)):
+        for turn in range(SERVICES * math.ceil(seconds * 4)):
             for state in in_turn(number + turn):
-                place = turn % SERVICES
-                _, target = sides[state][place]
-                content = request("POST", target.paths[0], target.content)
-                wanted = json.loads(target.answer)
-                took = await for_a_while(connections[state][place], content, wanted, TURN_S)
-                calls[state] += len(took)
+                calls[state] += await turn_of(state, turn % SERVICES, TURN_S)
         await asyncio.sleep(LATER_S)
         idle_s = idle * (time.monotonic() - began)
         used_s = {state: _used_s(side) - before_s[state] for state, side in sides.items()}
@@ -120,6 +127,8 @@ def collector() -> Iterator[str]:
     """The URL of one that takes everything and keeps nothing."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # collectors keep connections open
+
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(200)

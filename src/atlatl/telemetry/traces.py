@@ -33,8 +33,9 @@ MAX_WAITING = 4000
 """Events that wait for the collector; further ones are dropped."""
 AT_ONCE = 64
 """Events whose spans go out in one message: making it holds calls up for some milliseconds."""
-PAUSE_S = 2.0
-"""Between two rounds: a message costs as much as the spans of some ten calls."""
+PAUSE_S = 5.0
+"""Between two rounds, as OpenTelemetry's own: a message costs as much as the spans of some ten
+calls."""
 ENOUGH = 512
 """Events that are sent without waiting for the end of a pause."""
 MAX_STARTS = 1000
