@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -62,9 +62,13 @@ class LineWriter:
         """Since the last line was written."""
         self._stream = stream
         self._max_lines = max_lines
-        self._lines: deque[bytes] = deque()
+        self._texts: list[bytes] = []
+        self._lines = 0
+        """In the texts."""
         self._ended: deque[ExecutionFinished] = deque()
         self._making = threading.Lock()
+        """Held by whoever adds or takes texts, and while lines are made: so they keep their
+        order."""
         self._more = threading.Event()
         self._closed = False
         # Started by the first line, not here: the zygote is to exist before any thread does.
@@ -72,11 +76,10 @@ class LineWriter:
 
     def write(self, line: bytes) -> None:
         """Takes a line without its newline; never waits."""
-        self._make()
-        if len(self._lines) < self._max_lines:
-            self._lines.append(line)
-        else:
-            self.dropped += 1
+        with self._making:
+            self._make()
+            if self._room(1):
+                self._texts.append(line + b"\n")
         self._wake()
 
     def write_later(self, event: ExecutionFinished) -> None:
@@ -89,16 +92,21 @@ class LineWriter:
         if len(ended) == 1:  # else the thread knows already, or has just taken all there was
             self._wake()
         if len(ended) >= AT_ONCE or _is_large(event):
-            self._make()
+            with self._making:
+                self._make()
 
     def _make(self) -> None:
-        """Called by all threads; the lock keeps the lines in their order."""
         ended = self._ended
-        with self._making:
-            room = self._max_lines - len(self._lines)
-            events = [ended.popleft() for _ in range(len(ended))]
-            self.dropped += max(0, len(events) - room)
-            self._lines.extend(_encoded(event) for event in events[: max(0, room)])
+        events = [ended.popleft() for _ in range(len(ended))]
+        if room := self._room(len(events)):
+            self._texts.append(_encoded(events[:room]))
+
+    def _room(self, lines: int) -> int:
+        """How many of so many lines may wait; the others are dropped."""
+        room = min(lines, self._max_lines - self._lines)
+        self._lines += room
+        self.dropped += lines - room
+        return room
 
     def _wake(self) -> None:
         if not self._more.is_set():
@@ -115,7 +123,7 @@ class LineWriter:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not (self._closed and not self._lines and not self._ended):
+        while not (self._closed and not self._texts and not self._ended):
             self._more.wait()
             if not self._closed:
                 time.sleep(PAUSE_S)
@@ -126,14 +134,14 @@ class LineWriter:
                 return  # nobody reads any more
 
     def _flush(self) -> None:
-        self._make()
-        while self._lines:
-            batch = [self._lines.popleft() for _ in range(min(len(self._lines), 256))]
+        with self._making:
+            self._make()
+            texts, self._texts, self._lines = self._texts, [], 0
             if self.dropped:
-                dropped, self.dropped = self.dropped, 0
-                batch.append(b'{"event": "log lines dropped", "count": %d}' % dropped)
-            self._stream.write(b"\n".join(batch) + b"\n")
-            self._stream.flush()
+                texts.append(b'{"event": "log lines dropped", "count": %d}\n' % self.dropped)
+                self.dropped = 0
+        self._stream.write(b"".join(texts))
+        self._stream.flush()
 
 
 class ExecutionLog:
@@ -281,15 +289,15 @@ def _line(event: ExecutionFinished) -> _ExecutionLine:
     return line
 
 
-_encode_line = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
-def _encoded(event: ExecutionFinished) -> bytes:
-    line = _line(event)
+def _encoded(events: Sequence[ExecutionFinished]) -> bytes:
+    lines = [_line(event) for event in events]
     try:
-        return _encode_line(line)
+        return _encode_lines(lines)
     except UnicodeEncodeError:  # half of a surrogate pair, which no UTF-8 has
-        return json.dumps(msgspec.to_builtins(line)).encode()
+        return b"".join(json.dumps(msgspec.to_builtins(line)).encode() + b"\n" for line in lines)
 
 
 def without_secrets(text: str) -> str:
