@@ -691,7 +691,7 @@ def test_where_tokens_are_required_everything_needs_one(how: dict[str, Any]) -> 
             code, _, _ = await front.refusal(rpc, token="", **fields)
             assert code is StatusCode.UNAUTHENTICATED, rpc
             await front.ask(rpc, **fields)
-        for probe in (_health_check, _reflected_services):
+        for probe in (_health_check, _reflection_before_a_message):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await probe(front)
             assert caught.value.code() is StatusCode.UNAUTHENTICATED
@@ -723,6 +723,13 @@ async def _reflected_services(front: Front) -> list[str]:
         async for answer in stub.ServerReflectionInfo(iter([request])):
             return [service.name for service in answer.list_services_response.service]
         return []
+
+
+async def _reflection_before_a_message(front: Front) -> None:
+    """A client of `grpc.aio` that still writes while it is refused makes INTERNAL of any status."""
+    async with grpc.aio.insecure_channel(front.address) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        await stub.ServerReflectionInfo(timeout=20).read()
 
 
 def test_the_health_service_follows_the_service_d59() -> None:
