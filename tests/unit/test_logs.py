@@ -367,6 +367,34 @@ def test_an_execution_whose_line_waits_is_not_kept_when_it_is_large(large: dict[
     assert [json.loads(line).get("attempt") for line in reader.lines()] == [None, 0, 1]
 
 
+def test_what_is_logged_while_lines_are_made_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection of garbage may come at any moment, and what it finds may log."""
+    reader = Reader()
+    writer = LineWriter(reader)
+    make = logs._line
+
+    def talkative(event: ExecutionFinished) -> Any:
+        writer.write(b"{}")
+        return make(event)
+
+    monkeypatch.setattr(logs, "_line", talkative)
+    monkeypatch.setattr(logs, "AT_ONCE", 2)
+    events = ExecutionLog(None, writer)
+
+    def work() -> None:
+        for number in range(4):
+            events.emit(finished(Outcome(kind=OutcomeKind.SUCCESS), attempt=number))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(BOUND_S)
+    assert not thread.is_alive()
+    writer.close(BOUND_S)
+    found = [json.loads(line).get("attempt") for line in reader.lines()]
+    assert [each for each in found if each is not None] == [0, 1, 2, 3]
+    assert found.count(None) == 4
+
+
 def test_of_executions_that_no_line_has_room_for_none_is_kept() -> None:
     reader = Reader(stalled=True)
     writer = LineWriter(reader, max_lines=logs.AT_ONCE // 2)

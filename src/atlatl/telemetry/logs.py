@@ -66,9 +66,9 @@ class LineWriter:
         self._lines = 0
         """In the texts."""
         self._ended: deque[ExecutionFinished] = deque()
-        self._making = threading.Lock()
-        """Held by whoever adds or takes texts, and while lines are made: so they keep their
-        order."""
+        # Held by whoever adds or takes texts, and while lines are made, so that they keep their
+        # order. Who holds it may log: a collection of garbage comes at any moment.
+        self._making = threading.RLock()
         self._more = threading.Event()
         self._closed = False
         # Started by the first line, not here: the zygote is to exist before any thread does.
@@ -97,7 +97,9 @@ class LineWriter:
 
     def _make(self) -> None:
         ended = self._ended
-        events = [ended.popleft() for _ in range(len(ended))]
+        events = []
+        while ended:
+            events.append(ended.popleft())
         if room := self._room(len(events)):
             self._texts.append(_encoded(events[:room]))
 
